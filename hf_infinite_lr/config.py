@@ -1,0 +1,190 @@
+"""Arguments of a continual run, and the one place where their shares become steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainingArguments
+from transformers.trainer_utils import SaveStrategy
+
+ANNEAL_BUDGETS = ("within", "extra")
+RELEASES = ("each", "last", "none")
+REWINDS = ("full", "weights", "none")
+EVALUATE_ON = ("all", "seen", "current", "none")
+
+
+@dataclass
+class ContinualArguments:
+    """What a continual run adds to any `TrainingArguments`; a mixin without a base.
+
+    Put it before the arguments of the host: `class MyConfig(ContinualArguments, SFTConfig)` keeps SFT's defaults.
+
+    Args:
+        task_steps (`list[int]`, *optional*):
+            Length of every task in optimizer steps (one number), or of each (one number per task). Left out, a task
+            has floor(epochs x floor(samples / global batch)) steps.
+        anneal_budget (`str`, defaults to `"within"`):
+            What happens to the data of a branch. `within`: the last share of each task's data reaches only its
+            release (Singh et al. 2025). `extra`: after the rewind the trunk trains on the same batches at the
+            constant, at the cost of that share again.
+        release (`str`, defaults to `"each"`):
+            Which tasks end in an annealed, saved model: `each`, the `last` only, or `none`.
+        rewind (`str`, defaults to `"full"`):
+            What comes back from the trunk after a branch: `full` (weights, optimizer, gradient scaler, RNG),
+            `weights` alone (the optimizer keeps the moments of the annealing, as in the published small-scale code
+            of Singh et al. 2025), or `none` (the next task starts from the annealed model).
+        reset_optimizer (`bool`, defaults to `False`):
+            Start every later task with fresh optimizer states (Ibrahim et al. 2024).
+        evaluate_on (`str`, defaults to `"all"`):
+            Columns that are evaluated after each task and at `eval_steps`: of `all` tasks, those `seen` so far, the
+            `current` one, or `none`. Evaluation-only columns come with all but `none`.
+        replay_fraction (`float`, defaults to 0.0):
+            Share of each global batch of later tasks that is drawn from earlier tasks, in [0, 1). The number of
+            steps does not grow (compute-equivalent replay, Ibrahim et al. 2024).
+    """
+
+    task_steps: list[int] | None = field(
+        default=None, metadata={"help": "Task lengths in optimizer steps: one number for all, or one for each task."}
+    )
+    anneal_budget: str = field(
+        default="within", metadata={"help": "Data of a branch: within (release only) or extra (trunk repeats it)."}
+    )
+    release: str = field(default="each", metadata={"help": "Annealed models: of each task, the last, or none."})
+    rewind: str = field(
+        default="full", metadata={"help": "What the trunk gets back after a branch: full, weights, none."}
+    )
+    reset_optimizer: bool = field(default=False, metadata={"help": "Fresh optimizer states for every later task."})
+    evaluate_on: str = field(
+        default="all", metadata={"help": "Columns evaluated after each task: all, seen, current, none."}
+    )
+    replay_fraction: float = field(
+        default=0.0, metadata={"help": "Share of each global batch drawn from earlier tasks, in [0, 1)."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[misc]  # of the host's arguments
+        if isinstance(self.task_steps, int):
+            self.task_steps = [self.task_steps]
+        if self.task_steps is not None and any(not isinstance(n, int) or n < 1 for n in self.task_steps):
+            raise ValueError(f"task_steps={self.task_steps!r} must be whole numbers above 0.")
+        for name, allowed in (
+            ("anneal_budget", ANNEAL_BUDGETS),
+            ("release", RELEASES),
+            ("rewind", REWINDS),
+            ("evaluate_on", EVALUATE_ON),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}.")
+        if not 0 <= self.replay_fraction < 1:
+            raise ValueError(f"replay_fraction={self.replay_fraction!r} must be at least 0 and below 1.")
+        if self.anneal_budget == "extra" and self.rewind == "none":
+            raise ValueError(
+                "anneal_budget='extra' with rewind='none' has no trunk that could train on the branch's batches: "
+                "choose anneal_budget='within' or another rewind."
+            )
+
+
+@dataclass
+class ContinualTrainingArguments(ContinualArguments, TrainingArguments):
+    """`TrainingArguments` for a [`ContinualTrainer`].
+
+    All arguments of [`ContinualArguments`] and of `transformers.TrainingArguments`. Defaults that differ from
+    `TrainingArguments`: `lr_scheduler_type="infinite"`, `warmup_steps=0.05` (a share of the first task),
+    `num_train_epochs=1.0` (passes over each task), `logging_nan_inf_filter=False` (a NaN loss is shown).
+
+    Example:
+
+    ```python
+    >>> ContinualTrainingArguments("out", learning_rate=3e-4).lr_scheduler_type.value
+    'infinite'
+
+    ```
+    """
+
+    lr_scheduler_type: Any = field(default="infinite", metadata={"help": "Name of the schedule."})
+    warmup_steps: float = field(default=0.05, metadata={"help": "Steps, or below 1 a share of the first task."})
+    num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over each task."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN and infinite losses in logs."})
+
+
+def task_steps_of(args: ContinualArguments) -> int | Sequence[int] | None:
+    """`task_steps` as [`~hf_infinite_lr.stream.plan.task_lengths`] takes it: a single number holds for every task."""
+    if args.task_steps is not None and len(args.task_steps) == 1:
+        return args.task_steps[0]
+    return args.task_steps
+
+
+def refuse_unsupported(args: Any) -> None:
+    """Refuses the Trainer settings that would break trunk, order or exactness.
+
+    Args:
+        args: `TrainingArguments` of a continual run.
+
+    Raises:
+        ValueError: naming the setting, its value and why.
+    """
+    schedule = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
+    accelerator_config = args.accelerator_config
+    rules: tuple[tuple[str, Any, bool, str], ...] = (
+        ("save_only_model", args.save_only_model, args.save_only_model, "a rewind needs the optimizer's state"),
+        (
+            "load_best_model_at_end",
+            args.load_best_model_at_end,
+            args.load_best_model_at_end,
+            "the model after training is the last release",
+        ),
+        (
+            "save_strategy",
+            str(getattr(args.save_strategy, "value", args.save_strategy)),
+            args.save_strategy == SaveStrategy.BEST,
+            "it would drop the trunk's checkpoints",
+        ),
+        (
+            "auto_find_batch_size",
+            args.auto_find_batch_size,
+            args.auto_find_batch_size,
+            "task boundaries are counted in global batches",
+        ),
+        ("ignore_data_skip", args.ignore_data_skip, args.ignore_data_skip, "a resumed run would train on other data"),
+        (
+            "enable_jit_checkpoint",
+            args.enable_jit_checkpoint,
+            args.enable_jit_checkpoint,
+            "its checkpoints are not written aside first",
+        ),
+        (
+            "accelerator_config.split_batches",
+            accelerator_config.split_batches,
+            accelerator_config.split_batches,
+            "batches are planned per process",
+        ),
+        (
+            "accelerator_config.dispatch_batches",
+            accelerator_config.dispatch_batches,
+            bool(accelerator_config.dispatch_batches),
+            "every process reads its own batches",
+        ),
+        (
+            "lr_scheduler_type",
+            schedule,
+            schedule in ("reduce_lr_on_plateau", "greedy"),
+            "its rate follows the metrics, so it is no function of the step",
+        ),
+        (
+            "train_sampling_strategy",
+            args.train_sampling_strategy,
+            args.train_sampling_strategy != "random",
+            "a stream has its own order",
+        ),
+        (
+            "push_to_hub",
+            args.push_to_hub,
+            args.push_to_hub,
+            "releases are not pushed from within a run yet; upload a releases/ directory afterwards",
+        ),
+    )
+    for name, value, refused, reason in rules:
+        if refused:
+            raise ValueError(f"{name}={value!r} cannot be used with ContinualTrainer: {reason}.")

@@ -1,0 +1,270 @@
+"""The plan of a run: how long each task is, where it branches, and which batches each step trains on."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+from .task import Stream, Task, slug
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """Where one task lies in a run; all steps are optimizer steps.
+
+    Args:
+        name (`str`): As in [`Task`].
+        index (`int`): Position in the stream, from 0.
+        num_steps (`int`): Updates on the task's own data up to its release.
+        num_anneal_steps (`int`): How many of them, at the end, are the branch.
+        start_step (`int`): Global step of its first update.
+        repeats (`bool`): Whether the trunk trains on the branch's batches too, after the rewind (`extra`).
+        num_samples (`int`, *optional*): Size of the dataset; unknown for a streaming task.
+        num_unused_samples (`int`): Samples that no pass reaches, because passes are whole global batches.
+        fingerprint (`str`): Identity of the data.
+    """
+
+    name: str
+    index: int
+    num_steps: int
+    num_anneal_steps: int
+    start_step: int
+    repeats: bool
+    num_samples: int | None
+    num_unused_samples: int
+    fingerprint: str
+
+    @property
+    def directory(self) -> str:
+        """The name of the task's directories under `trunk/` and `releases/`."""
+        return f"{self.index + 1:02d}-{slug(self.name)}"
+
+    @property
+    def branch_step(self) -> int | None:
+        """Global step at which the branch leaves the trunk; None without a branch."""
+        return self.end_step - self.num_anneal_steps if self.num_anneal_steps else None
+
+    @property
+    def end_step(self) -> int:
+        """Global step at which the task ends: evaluation and release."""
+        return self.start_step + self.num_steps
+
+    @property
+    def next_start_step(self) -> int:
+        """Global step of the next task's first update."""
+        return self.end_step + (self.num_anneal_steps if self.repeats else 0)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Consecutive steps of one task on the trunk or on a branch.
+
+    Args:
+        task (`int`): Index of the task.
+        start_step (`int`): Global step of the first update.
+        num_steps (`int`): Number of updates.
+        first_batch (`int`): The task's batch that the first update trains on.
+        on_trunk (`bool`): Whether the trunk is trained, or a branch.
+    """
+
+    task: int
+    start_step: int
+    num_steps: int
+    first_batch: int
+    on_trunk: bool
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """The whole run. Appending a task changes nothing that comes before it.
+
+    Args:
+        tasks (`tuple[TaskPlan, ...]`): In order.
+        global_batch_size (`int`): Samples of one optimizer step over all processes and accumulated batches.
+        rewinds (`bool`): Whether the trunk's weights come back after a branch (not with `rewind="none"`).
+    """
+
+    tasks: tuple[TaskPlan, ...]
+    global_batch_size: int
+    rewinds: bool = True
+
+    @property
+    def num_steps(self) -> int:
+        """All updates of the run. Under `extra` the trunk's last repeat is left to the task that may follow."""
+        return self.tasks[-1].end_step
+
+    @cached_property
+    def segments(self) -> tuple[Segment, ...]:
+        """The run as runs of consecutive batches, ordered by global step."""
+        return tuple(segment for task in self.tasks for segment in self._segments_of(task))
+
+    def _segments_of(self, task: TaskPlan) -> Iterator[Segment]:
+        trunk_steps = task.num_steps - task.num_anneal_steps
+        if trunk_steps:
+            yield Segment(task.index, task.start_step, trunk_steps, 0, True)
+        if task.num_anneal_steps:
+            branch_step = task.start_step + trunk_steps
+            yield Segment(task.index, branch_step, task.num_anneal_steps, trunk_steps, not self.rewinds)
+        if task.repeats and task is not self.tasks[-1]:
+            yield Segment(task.index, task.end_step, task.num_anneal_steps, trunk_steps, True)
+
+    @cached_property
+    def _segment_starts(self) -> list[int]:
+        return [segment.start_step for segment in self.segments]
+
+    def segment_of(self, step: int) -> int:
+        """Index of the segment that holds the update at a global step (the last one past the end)."""
+        return bisect_right(self._segment_starts, step) - 1
+
+    def task_at(self, step: int) -> TaskPlan:
+        """The task that the update at a global step trains."""
+        return self.tasks[self.segments[self.segment_of(step)].task]
+
+    @cached_property
+    def ends(self) -> dict[int, TaskPlan]:
+        """Global steps at which a task ends."""
+        return {task.end_step: task for task in self.tasks}
+
+    @cached_property
+    def trunk_points(self) -> dict[int, TaskPlan]:
+        """Global steps at which the trunk is saved: each task's branch point, or its end without a branch."""
+        return {task.end_step if task.branch_step is None else task.branch_step: task for task in self.tasks}
+
+    @cached_property
+    def rewind_points(self) -> dict[int, TaskPlan]:
+        """Global steps before whose update the trunk of the named task is restored."""
+        if not self.rewinds:
+            return {}
+        return {task.end_step: task for task in self.tasks[:-1] if task.num_anneal_steps}
+
+    def path_steps(self, task: TaskPlan) -> int:
+        """Updates in the history of a task's released weights.
+
+        Example: two tasks of 10 steps with a branch of 2. The second release has 8 + 10 = 18 updates behind it,
+        of 20 that the run has spent.
+        """
+        earlier = sum(segment.num_steps for segment in self.segments if segment.task < task.index and segment.on_trunk)
+        return earlier + task.num_steps
+
+    def epochs_at(self, step: int) -> float:
+        """Passes over tasks completed after `step` updates; a streaming task counts as one pass.
+
+        A repeat on the trunk counts like the pass that it repeats, so that the number only grows.
+        """
+        index = self.segment_of(step)
+        segment = self.segments[index]
+        done = min(step - segment.start_step, segment.num_steps)
+        return self._epochs_before[index] + done / self._steps_per_epoch(self.tasks[segment.task])
+
+    @cached_property
+    def _epochs_before(self) -> list[float]:
+        passes = (segment.num_steps / self._steps_per_epoch(self.tasks[segment.task]) for segment in self.segments)
+        return list(accumulate(passes, initial=0.0))
+
+    def _steps_per_epoch(self, task: TaskPlan) -> int:
+        return task.num_steps if task.num_samples is None else task.num_samples // self.global_batch_size
+
+
+def task_lengths(
+    stream: Stream,
+    global_batch_size: int,
+    *,
+    task_steps: int | Sequence[int] | None = None,
+    num_train_epochs: float = 1.0,
+) -> tuple[int, ...]:
+    """Optimizer steps of every task.
+
+    A task has floor(epochs x floor(n / G)) steps, n = its samples, G = the global batch. Precedence: the task's own
+    `num_steps` or `num_epochs`, then `task_steps`, then `num_train_epochs`.
+
+    Args:
+        stream ([`Stream`]): The tasks.
+        global_batch_size (`int`): G, in samples.
+        task_steps (`int` or `Sequence[int]`, *optional*): Steps of every task, or one number for each.
+        num_train_epochs (`float`): Passes over each task.
+
+    Raises:
+        ValueError: for a task without a length, or one shorter than a global batch.
+    """
+    if isinstance(task_steps, Sequence) and len(task_steps) != len(stream.tasks):
+        raise ValueError(
+            f"task_steps={list(task_steps)} has {len(task_steps)} entries for {len(stream.tasks)} tasks: give one "
+            "number for all, or one for each."
+        )
+    given = task_steps if isinstance(task_steps, Sequence) else [task_steps] * len(stream.tasks)
+    return tuple(
+        _length(task, global_batch_size, steps, num_train_epochs)
+        for task, steps in zip(stream.tasks, given, strict=True)
+    )
+
+
+def _length(task: Task, global_batch_size: int, task_steps: int | None, num_train_epochs: float) -> int:
+    if not task.streaming and len(task.dataset) < global_batch_size:
+        raise ValueError(
+            f"Task {task.name!r} has {len(task.dataset)} samples, less than one global batch of {global_batch_size}."
+        )
+    if task.num_steps is not None:
+        return task.num_steps
+    if task.num_epochs is None and task_steps is not None:
+        return task_steps
+    if task.streaming:
+        raise ValueError(
+            f"Task {task.name!r} is a streaming dataset without a length: give it num_steps=... (or set task_steps)."
+        )
+    epochs = num_train_epochs if task.num_epochs is None else task.num_epochs
+    steps = int(epochs * (len(task.dataset) // global_batch_size) + 1e-9)
+    if steps < 1:
+        raise ValueError(
+            f"Task {task.name!r}: {epochs} epochs of {len(task.dataset)} samples are less than one global batch of "
+            f"{global_batch_size}."
+        )
+    return steps
+
+
+def plan_stream(
+    stream: Stream,
+    lengths: Sequence[int],
+    anneal_steps: Sequence[int],
+    global_batch_size: int,
+    *,
+    fingerprints: Sequence[str],
+    anneal_budget: str = "within",
+    rewinds: bool = True,
+) -> StreamPlan:
+    """Lays the tasks one after another.
+
+    Args:
+        stream ([`Stream`]): The tasks.
+        lengths (`Sequence[int]`): Steps of each, of [`task_lengths`].
+        anneal_steps (`Sequence[int]`): How many of them are its branch; 0 = no branch.
+        global_batch_size (`int`): In samples.
+        fingerprints (`Sequence[str]`): Identity of each task's data.
+        anneal_budget (`str`): `within`, or `extra` for a trunk that repeats the branch's batches.
+        rewinds (`bool`): Whether the trunk comes back after a branch.
+    """
+    plans: list[TaskPlan] = []
+    start = 0
+    for index, task in enumerate(stream.tasks):
+        num_samples = None if task.streaming else len(task.dataset)
+        plan = TaskPlan(
+            name=task.name,
+            index=index,
+            num_steps=lengths[index],
+            num_anneal_steps=anneal_steps[index],
+            start_step=start,
+            repeats=anneal_budget == "extra" and anneal_steps[index] > 0,
+            num_samples=num_samples,
+            num_unused_samples=0 if num_samples is None else num_samples % global_batch_size,
+            fingerprint=fingerprints[index],
+        )
+        if plan.num_anneal_steps >= plan.num_steps:
+            raise ValueError(
+                f"num_anneal_steps: task {task.name!r} would anneal for {plan.num_anneal_steps} of its "
+                f"{plan.num_steps} steps; the trunk needs at least one."
+            )
+        plans.append(plan)
+        start = plan.next_start_step
+    return StreamPlan(tuple(plans), global_batch_size, rewinds)

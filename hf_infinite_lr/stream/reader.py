@@ -1,0 +1,163 @@
+"""Reads a streaming task in seeded blocks, so that its order can be continued from a position."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+from datasets import IterableDataset
+from datasets.iterable_dataset import BufferShuffledExamplesIterable
+
+from .order import generator
+
+logger = logging.getLogger(__name__)
+
+BLOCK_SIZE = 1000
+"""Samples that are shuffled together: what a resumed stream reads again at most, and what it holds in memory."""
+
+
+@dataclass(frozen=True)
+class BlockState:
+    """Where a block begins.
+
+    Args:
+        position (`int`): Samples of the task before it.
+        epoch (`int`): Pass over the dataset.
+        block (`int`): Blocks of this pass before it.
+        dataset (`str`, *optional*): The dataset's own state there, as JSON; None if it has none that can be kept.
+    """
+
+    position: int = 0
+    epoch: int = 0
+    block: int = 0
+    dataset: str | None = None
+
+
+class StreamReader:
+    """Yields a streaming dataset's samples, shuffled within consecutive blocks; starts over at its end.
+
+    The order depends on (seed, task, pass, block) and on the dataset's own order, never on the number of processes.
+    Before each block the dataset's state is noted, so that a position is reached again by reading one block. A
+    dataset without a state, or with a shuffle buffer of its own (whose content no state holds), is read again from
+    its start instead, which gives the same samples at the cost of the reading.
+
+    Args:
+        name (`str`): The task's name, for messages.
+        dataset: An iterable dataset.
+        seed (`int`): The run's data seed.
+        task (`int`): Index of the task.
+        block_size (`int`): Samples of a block.
+    """
+
+    def __init__(self, name: str, dataset: Any, seed: int, task: int, block_size: int = BLOCK_SIZE) -> None:
+        self.name, self.dataset, self.seed, self.task, self.block_size = name, dataset, seed, task, block_size
+        self._has_state = _keeps_no_samples(dataset)
+        # A `datasets` stream starts over when told so; its state may be that of an earlier reading.
+        self._first = BlockState(dataset=None if isinstance(dataset, IterableDataset) else self._dataset_state())
+        self._states: list[BlockState] = []
+        self._start_at(self._first)
+
+    def take(self, start: int, count: int) -> list[Any]:
+        """The samples at positions `start` to `start + count`, counted from the task's first."""
+        if start != self._position:
+            self._seek(start)
+        samples: list[Any] = []
+        while len(samples) < count:
+            if self._offset == len(self._block):
+                self._read_block()
+            part = self._block[self._offset : self._offset + count - len(samples)]
+            samples += part
+            self._offset += len(part)
+        self._position += count
+        return samples
+
+    def state_at(self, position: int) -> dict[str, Any]:
+        """What [`~StreamReader.load_state`] needs to continue at `position`: plain values that JSON can hold."""
+        return asdict(self._known(position) or self._first)
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continues from a state of [`~StreamReader.state_at`]."""
+        self._states = []
+        self._start_at(BlockState(**state))
+
+    def forget_before(self, position: int) -> None:
+        """Drops the states that only positions before `position` would need."""
+        while len(self._states) > 1 and self._states[1].position <= position:
+            del self._states[0]
+
+    def _known(self, position: int) -> BlockState | None:
+        return next((state for state in reversed(self._states) if state.position <= position), None)
+
+    def _seek(self, start: int) -> None:
+        known = self._known(start)
+        if start < self._position:
+            state = known or self._first
+            self._states = [earlier for earlier in self._states if earlier.position < state.position]
+            self._start_at(state)
+        while self._position < start:
+            self.take(self._position, min(start - self._position, self.block_size))
+
+    def _start_at(self, state: BlockState) -> None:
+        self._next = state
+        self._position = state.position
+        self._block: list[Any] = []
+        self._offset = 0
+        self._open(state.epoch, state.dataset)
+        if state.dataset is None and state.block:
+            self._read_again(state.block * self.block_size, state.epoch)
+
+    def _open(self, epoch: int, dataset_state: str | None) -> None:
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
+        if dataset_state is not None:
+            self.dataset.load_state_dict(json.loads(dataset_state))
+        elif isinstance(self.dataset, IterableDataset):
+            self.dataset.load_state_dict(None)
+        self._iterator: Iterator[Any] = iter(self.dataset)
+
+    def _read_again(self, count: int, epoch: int) -> None:
+        logger.warning(
+            "Task %r: its dataset has no state that can be kept, so its first %d samples of pass %d are read again.",
+            self.name,
+            count,
+            epoch,
+        )
+        for _ in islice(self._iterator, count):
+            pass
+
+    def _read_block(self) -> None:
+        state = self._next
+        block = list(islice(self._iterator, self.block_size))
+        if not block:
+            self._next_pass()
+            return
+        self._states.append(state)
+        order = generator(self.seed, self.task, state.epoch, state.block).permutation(len(block))
+        self._block, self._offset = [block[place] for place in order], 0
+        self._next = BlockState(state.position + len(block), state.epoch, state.block + 1, self._dataset_state())
+
+    def _next_pass(self) -> None:
+        if self._next.block == 0:
+            raise ValueError(f"Task {self.name!r}: its streaming dataset has no samples.")
+        self._next = BlockState(self._next.position, self._next.epoch + 1, 0, self._first.dataset)
+        self._open(self._next.epoch, self._next.dataset)
+
+    def _dataset_state(self) -> str | None:
+        return json.dumps(self.dataset.state_dict()) if self._has_state else None
+
+
+def _keeps_no_samples(dataset: Any) -> bool:
+    """Whether a dataset's state tells all: not so when a `datasets` shuffle buffer holds samples beside it."""
+    if not isinstance(dataset, IterableDataset):
+        return hasattr(dataset, "state_dict")
+    pending = [dataset._ex_iterable]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, BufferShuffledExamplesIterable):
+            return False
+        pending += [part.ex_iterable] if hasattr(part, "ex_iterable") else getattr(part, "ex_iterables", [])
+    return True

@@ -1,0 +1,133 @@
+"""Directories that are there whole or not at all: written aside, with a manifest, then moved into place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+STATE = "continual_state.json"
+STREAM_STATE = "stream_state.json"
+INCOMING = ".incoming"
+OUTGOING = ".outgoing"
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file so that a reader sees the old content or the new, never half of it."""
+    aside = path.with_name(f".{path.name}.incoming")
+    aside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(aside, path)
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file; a broken one is a `ValueError` that names it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}.") from error
+
+
+def write_manifest(directory: Path) -> None:
+    """Lists every file below a directory with its size in bytes and its SHA-256."""
+    files = {
+        str(path.relative_to(directory)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    write_json(directory / MANIFEST, {"schema_version": 1, "files": files})
+
+
+def fault_of(directory: Path) -> str | None:
+    """Why a directory is not what its manifest says; None when it is whole."""
+    try:
+        files = read_json(directory / MANIFEST)["files"]
+        for name, expected in files.items():
+            path = directory / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != expected["bytes"]:
+                return f"{name} has {path.stat().st_size} bytes instead of {expected['bytes']}"
+            if _sha256(path) != expected["sha256"]:
+                return f"{name} has other content than its manifest says"
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{MANIFEST} cannot be read"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def incoming(output_dir: Path, accelerator: Accelerator) -> Iterator[Path]:
+    """A directory that all processes write aside in; neither rotation nor a resume takes what lies there for a
+    checkpoint."""
+    aside = output_dir / INCOMING
+    if accelerator.is_main_process:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    try:
+        yield aside
+    finally:
+        if accelerator.is_main_process:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def move_into_place(source: Path, target: Path) -> None:
+    """Gives a finished directory its name; one that has the name already makes room first and goes after."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    old = target.parent / f"{OUTGOING}-{target.name}"
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.rename(target, old)
+    os.rename(source, target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """A second name for a directory's files: hard links where the file system has them, else copies."""
+    try:
+        shutil.copytree(source, target, copy_function=os.link)
+    except (OSError, shutil.Error):
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target)
+
+
+def candidates(output_dir: Path) -> list[tuple[int, Path]]:
+    """All places from which a run could go on, newest first: (global step, directory).
+
+    `checkpoint-N` directories and the trunk's branch points; whether one is whole is not looked at.
+    """
+    found = []
+    for path in output_dir.glob("checkpoint-*"):
+        if path.is_dir() and (match := re.fullmatch(r"checkpoint-(\d+)", path.name)):
+            found.append((int(match.group(1)), 1, path))
+    for path in (output_dir / "trunk").glob("[0-9]*"):
+        try:
+            found.append((int(read_json(path / STATE)["global_step"]), 0, path))
+        except (OSError, ValueError, KeyError):
+            logger.warning("%s is passed over: its %s cannot be read.", path, STATE)
+    return [(step, path) for step, _, path in sorted(found, reverse=True)]
+
+
+def is_used(output_dir: Path) -> bool:
+    """Whether a run has left anything in a directory that a fresh start would mix with or write over."""
+    return any((output_dir / name).exists() for name in (STATE, "trunk", "releases")) or any(
+        output_dir.glob("checkpoint-*")
+    )

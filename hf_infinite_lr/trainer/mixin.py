@@ -1,0 +1,582 @@
+"""`ContinualMixin`: a Trainer that learns a stream of tasks on one trunk, with an annealed branch per task."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers.trainer_utils import TrainOutput, rotate_checkpoints
+
+from hf_infinite_lr.config import refuse_unsupported, task_steps_of
+from hf_infinite_lr.lr_scheduler import ScheduleLR, schedule_from_arguments
+from hf_infinite_lr.schedules import Schedule
+from hf_infinite_lr.stream.loading import StreamBatches, StreamDataset, kept_rng, seeded_rng
+from hf_infinite_lr.stream.plan import StreamPlan, plan_stream, task_lengths
+from hf_infinite_lr.stream.task import Stream
+
+from . import checkpoints
+from .flow import Stopwatch, StreamFlow, StreamProgress
+from .host import (
+    bounded_length,
+    check_arguments,
+    check_host,
+    continual_arguments,
+    one_pass,
+    portable_arguments,
+)
+from .record import RunRecord
+from .restore import restore_optimizer, restore_weights
+from .resume import check_branches, find_checkpoint, same_past
+
+logger = logging.getLogger(__name__)
+
+OWN_SCHEDULES = ("infinite", "cosine_rewarm")
+PHASES = ("warmup", "cooldown_to_constant", "constant", "anneal", "cosine_decay")
+"""Phase names; their places are the numbers in logs (`phase_index`)."""
+
+_NO_SCORES = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+_STEP_KINDS = ("logging", "eval", "save")
+
+
+class ContinualMixin:
+    """Makes a Trainer learn a stream of tasks. Put it before the host: `class C(ContinualMixin, SFTTrainer)`.
+
+    The trunk is one Trainer run over the stream. At a task's branch point it is saved to `trunk/`, the remaining steps
+    of the task anneal, the annealed model is evaluated and saved to `releases/`, and the next task goes on from the
+    trunk (Singh et al. 2025, section 3). With another schedule than `infinite` there is one curve and no branch, and
+    a release is the model at the task's end.
+
+    Args:
+        model: As in `Trainer`.
+        args ([`ContinualTrainingArguments`]): Or the host's arguments with [`ContinualArguments`] mixed in.
+        train_dataset: A list of datasets, a dict name -> dataset, or a list of [`Task`]s; map-style or streaming.
+        eval_dataset (*optional*): A dict name -> dataset, or a list with one dataset for each task. Names that are no
+            task become evaluation-only columns.
+        score_column (`Callable`, *optional*): `(column, metrics) -> further metrics` of an evaluated column, such as
+            bits per byte from the loss. `metrics` carries no prefix.
+        **kwargs: As in the host.
+
+    Raises:
+        ValueError: before any work, naming the field, its value and the rule.
+    """
+
+    def __init__(
+        self,
+        model: Any = None,
+        args: Any = None,
+        *,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        score_column: Callable[[str, dict[str, float]], Mapping[str, float]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        check_host(type(self), ContinualMixin)
+        check_arguments(args)
+        refuse_unsupported(args)
+        stream = Stream.of(train_dataset, eval_dataset)
+        _check_evaluation(stream, args.evaluate_on)
+        with bounded_length(args):
+            super().__init__(
+                model=model,
+                args=args,
+                train_dataset=stream.tasks[0].dataset,
+                eval_dataset=stream.eval_datasets or None,
+                **kwargs,
+            )
+        self._check_constructed()
+        prepared = [self.train_dataset, *(self.prepare_task_dataset(t.dataset, t.name) for t in stream.tasks[1:])]
+        self.stream = stream.with_datasets(prepared)
+        self.columns = tuple(stream.eval_datasets)
+        self.score_column = score_column
+        self.schedule, self.plan = self._make_plan()
+        self.references: dict[str, Any] = {}
+        self.record = self._new_record()
+        self._batches: StreamBatches | None = None
+        self._resumed_from: Path | None = None
+        self._scores: dict[str, dict[str, float]] = {}
+        self._step_seconds, self._evaluation_seconds = Stopwatch(), Stopwatch()
+        self._follow_stream()
+
+    # ---- What a subclass may say -------------------------------------------------------------------------------
+
+    def prepare_task_dataset(self, dataset: Any, name: str) -> Any:
+        """Prepares the dataset of a later task as the host's constructor has prepared the first one's.
+
+        Args:
+            dataset: The task's training data as given.
+            name (`str`): The task's name.
+        """
+        return dataset
+
+    # ---- Construction ------------------------------------------------------------------------------------------
+
+    def _check_constructed(self) -> None:
+        if self.lr_scheduler is not None:
+            raise ValueError("optimizers: a scheduler object cannot be used; name the schedule by lr_scheduler_type.")
+        if self.is_deepspeed_enabled:
+            config = self.accelerator.state.deepspeed_plugin.deepspeed_config
+            if "scheduler" in config:
+                raise ValueError(
+                    "deepspeed: the key 'scheduler' of the DeepSpeed configuration would replace "
+                    f"lr_scheduler_type={self._schedule_name!r}; remove it."
+                )
+            if self.args.reset_optimizer or self.args.rewind == "weights":
+                raise ValueError(
+                    "deepspeed: reset_optimizer=True and rewind='weights' cannot be used, because the engine keeps "
+                    "the master weights in its optimizer."
+                )
+
+    @property
+    def _schedule_name(self) -> str:
+        return str(getattr(self.args.lr_scheduler_type, "value", self.args.lr_scheduler_type))
+
+    @property
+    def _data_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
+    @property
+    def _output_dir(self) -> Path:
+        return Path(self.args.output_dir)
+
+    def _make_plan(self) -> tuple[Any, StreamPlan]:
+        """The schedule (None for a name that is not ours) and the plan that its branches fit."""
+        args = self.args
+        global_batch_size = self.get_total_train_batch_size(args)
+        lengths = task_lengths(
+            self.stream,
+            global_batch_size,
+            task_steps=task_steps_of(args),
+            num_train_epochs=args.num_train_epochs,
+        )
+        schedule = None
+        anneal_steps = [0] * len(lengths)
+        if self._schedule_name in OWN_SCHEDULES:
+            schedule = schedule_from_arguments(
+                self._schedule_name,
+                task_steps=lengths,
+                learning_rate=args.learning_rate,
+                warmup_steps=args.warmup_steps,
+                kwargs=dict(args.lr_scheduler_kwargs or {}),
+                anneal_budget=args.anneal_budget,
+                release=args.release,
+            )
+            for branch in schedule.branch_points:
+                anneal_steps[branch.task] = branch.end_step - branch.first_step
+        with seeded_rng(0):
+            fingerprints = [task.identity() for task in self.stream.tasks]
+        plan = plan_stream(
+            self.stream,
+            lengths,
+            anneal_steps,
+            global_batch_size,
+            fingerprints=fingerprints,
+            anneal_budget=args.anneal_budget,
+            rewinds=args.rewind != "none",
+        )
+        if args.replay_fraction and (streams := [task.name for task in self.stream.tasks[:-1] if task.streaming]):
+            raise ValueError(
+                f"replay_fraction={args.replay_fraction}: the streaming task {streams[0]!r} cannot be replayed, because "
+                "its samples are not kept; make it map-style or set replay_fraction=0."
+            )
+        return schedule, plan
+
+    def _new_record(self) -> RunRecord:
+        args = self.args
+        return RunRecord(
+            plan=self.plan,
+            columns=self.columns or tuple(task.name for task in self.plan.tasks),
+            schedule=self._schedule_state(),
+            settings={
+                **continual_arguments(args),
+                "global_batch_size": self.plan.global_batch_size,
+                "world_size": args.world_size,
+                "seed": args.seed,
+                "data_seed": self._data_seed,
+                "max_steps": args.max_steps,
+            },
+        )
+
+    def _schedule_state(self) -> dict[str, Any]:
+        rate = self.args.learning_rate
+        state = {
+            "name": self._schedule_name,
+            "learning_rate": rate,
+            "arguments": dict(self.args.lr_scheduler_kwargs or {}),
+            "warmup_steps": self.args.warmup_steps,
+        }
+        if self.schedule is None:
+            return {**state, "phases": []}
+        ends = [*self.schedule.boundaries[1:], None]
+        phases = [
+            {
+                "name": phase.name,
+                "task": phase.task,
+                "start_step": start,
+                "end_step": end,
+                "start_rate": phase.start * rate,
+                "end_rate": phase.end * rate,
+                "shape": phase.shape,
+            }
+            for phase, start, end in zip(self.schedule.phases, self.schedule.boundaries, ends, strict=False)
+        ]
+        return {**state, "phases": phases}
+
+    def _follow_stream(self) -> None:
+        bars = [bar for bar in self.callback_handler.callbacks if type(bar) is StreamProgress.__base__]
+        for bar in bars:
+            self.remove_callback(bar)
+            self.add_callback(StreamProgress(self))
+        self.add_callback(StreamFlow(self))
+
+    # ---- Data --------------------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The stream's loader: the same samples per step for any number of processes, workers and accumulation."""
+        self._batches = StreamBatches(
+            self.stream,
+            self.plan,
+            self._train_batch_size,
+            seed=self._data_seed,
+            replay_fraction=self.args.replay_fraction,
+        )
+        datasets = [None if task.streaming else self._reduced(task.dataset) for task in self.stream.tasks]
+        collate = self._get_collator_with_removed_columns(self.data_collator, description="training")
+        args = self.args
+        loader = DataLoader(
+            StreamDataset(datasets, collate, self._data_seed),
+            batch_sampler=self._batches,
+            collate_fn=_as_collated,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
+        )
+        return self.accelerator.prepare(loader)
+
+    def _reduced(self, dataset: Any) -> Any:
+        """A `datasets` table without the columns that the model does not take, so that they are never read."""
+        from datasets import Dataset
+
+        return self._remove_unused_columns(dataset, "training") if isinstance(dataset, Dataset) else dataset
+
+    def num_examples(self, dataloader: DataLoader) -> int:
+        """Samples that the whole run reads, repeats included; of other loaders, as in `Trainer`."""
+        if isinstance(dataloader.dataset, StreamDataset):
+            return self.plan.num_steps * self.plan.global_batch_size
+        return super().num_examples(dataloader)
+
+    # ---- The loop, as Trainer sees it --------------------------------------------------------------------------
+
+    def set_initial_training_values(self, args: Any, dataloader: DataLoader) -> tuple:
+        """Trainer sees one epoch over the stream; `max_steps` stops it early and moves no boundary."""
+        return super().set_initial_training_values(one_pass(args, self.plan.num_steps), dataloader)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """Our schedules follow the stream's tasks; any other name is one curve over the whole stream."""
+        if self.schedule is None:
+            return super().create_scheduler(self.plan.num_steps, optimizer)
+        if self.lr_scheduler is None:
+            self.lr_scheduler = ScheduleLR(
+                self.optimizer if optimizer is None else optimizer,
+                self.schedule,
+                name=self._schedule_name,
+                arguments={"warmup_steps": self.args.warmup_steps, **(self.args.lr_scheduler_kwargs or {})},
+                on_resume=(self.args.lr_scheduler_kwargs or {}).get("on_resume", "continue"),
+                rewinds=True,
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Trains the stream, from its start or from a checkpoint.
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*):
+                `True` goes on from the newest whole checkpoint of `output_dir`, and starts afresh when there is none;
+                a path names the checkpoint. Left out, a directory that a run has used is refused.
+            *args, **kwargs: As in `Trainer.train`.
+        """
+        self._resumed_from = find_checkpoint(self._output_dir, resume_from_checkpoint, self.plan)
+        self.record = self._new_record()
+        self.record.references = self.references
+        self.accelerator.wait_for_everyone()
+        if self._resumed_from is None:
+            return super().train(None, *args, **kwargs)
+        state = checkpoints.read_json(self._resumed_from / checkpoints.STATE)
+        self.record.resume_from(state)
+        if self.schedule is None and state["num_steps"] != self.plan.num_steps:
+            raise ValueError(
+                f"lr_scheduler_type={self._schedule_name!r} is one curve over the whole run: its past would change "
+                f"with the run's length ({state['num_steps']} -> {self.plan.num_steps} steps)."
+            )
+        if state["global_step"] >= self.plan.num_steps:
+            return self._already_finished(state["global_step"])
+        return super().train(str(self._resumed_from), *args, **kwargs)
+
+    def _already_finished(self, global_step: int) -> TrainOutput:
+        logger.info("%s: the run is finished (%d steps) and no task is new.", self._output_dir, global_step)
+        last = self._output_dir / "releases" / self.plan.tasks[-1].directory
+        restore_weights(self.model, last if last.exists() else self._resumed_from)
+        return TrainOutput(global_step, 0.0, {})
+
+    def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        first_task = self.plan.tasks[0].num_steps
+        done = super()._init_training_state(max_steps, *args, **kwargs)
+        for kind in _STEP_KINDS:
+            name = f"{kind}_steps"
+            steps = getattr(self.args, name)
+            if steps is None:
+                continue
+            steps = max(1, int(steps * first_task + 1e-9)) if steps < 1 else int(steps)
+            if self._resumed_from is not None and getattr(self.state, name) != steps:
+                logger.warning("%s: %s -> %s", name, getattr(self.state, name), steps)
+            setattr(self.state, name, steps)
+        if self._resumed_from is not None:
+            stream_state = checkpoints.read_json(self._resumed_from / checkpoints.STREAM_STATE)
+            self._batches.start_at(self.state.global_step, stream_state)
+        return done
+
+    def _begin_stream(self) -> None:
+        if self._resumed_from is None and self.args.evaluate_on != "none":
+            self._evaluate_columns(self.columns)
+            self.record.set_baseline(self._scores)
+        self._write_record()
+        self._step_seconds.start()
+
+    def _begin_step(self, step: int) -> None:
+        """Before the update at `step`: the trunk comes back when a branch has ended there."""
+        task = self.plan.rewind_points.get(step)
+        if task is not None and self.args.rewind != "none":
+            self._rewind(self._output_dir / "trunk" / task.directory, step)
+        if self.args.reset_optimizer and step and self.plan.task_at(step).start_step == step:
+            self._raw_optimizer().state.clear()
+
+    def _end_step(self, step: int) -> None:
+        """After the update that made `step` updates: the schedule's position, also when fp16 skipped the update."""
+        if self.schedule is not None:
+            self.lr_scheduler.set_position(step)
+        self.state.epoch = self.plan.epochs_at(step)
+
+    def _end_stream(self) -> None:
+        self.record.train_seconds += self._step_seconds.stop()
+        self._write_record()
+        if self.args.should_save:
+            self.state.save_to_json(os.path.join(self.args.output_dir, "trainer_state.json"))
+
+    def where(self, step: int) -> dict[str, Any]:
+        """Task and phase of the update at a global step, by name and by number."""
+        task = self.plan.task_at(step)
+        found: dict[str, Any] = {"task": task.name, "task_index": task.index}
+        if self.schedule is not None:
+            phase = self.schedule.at(step).phase.name
+            found.update(phase=phase, phase_index=PHASES.index(phase))
+        else:
+            found.update(phase=self._schedule_name, phase_index=-1)
+        return found
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Adds task and phase to what is logged during training."""
+        if self.is_in_train and self.state.global_step:
+            logs.update(self.where(self.state.global_step - 1))
+        super().log(logs, *args, **kwargs)
+
+    # ---- Trunk and branches ------------------------------------------------------------------------------------
+
+    def _raw_optimizer(self) -> torch.optim.Optimizer:
+        return getattr(self.optimizer, "optimizer", self.optimizer)
+
+    def _rewind(self, trunk: Path, step: int) -> None:
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            self._restore_sharded(trunk)
+        else:
+            restore_weights(self.accelerator.unwrap_model(self.model), trunk)
+            if self.args.rewind == "full":
+                restore_optimizer(self._raw_optimizer(), trunk / "optimizer.pt")
+        if self.args.rewind == "full":
+            self._load_scaler(str(trunk))
+            self._load_rng_state(str(trunk))
+        if self.schedule is not None:
+            self.lr_scheduler.set_position(step)
+        logger.info("step %d: back on the trunk of %s (rewind=%s)", step, trunk.name, self.args.rewind)
+
+    def _restore_sharded(self, trunk: Path) -> None:
+        if self.is_deepspeed_enabled:
+            from transformers.integrations.deepspeed import deepspeed_load_checkpoint
+
+            deepspeed_load_checkpoint(self.model_wrapped, str(trunk))
+            return
+        from accelerate.utils import load_fsdp_optimizer
+
+        self._load_from_checkpoint(str(trunk), self.model_wrapped)
+        if self.args.rewind == "full":
+            plugin = self.accelerator.state.fsdp_plugin
+            load_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, str(trunk))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            restore_weights(self.accelerator.unwrap_model(self.model), Path(resume_from_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            if self.schedule is not None:
+                self.lr_scheduler.set_position(self.state.global_step)
+        else:
+            restore_optimizer(self._raw_optimizer(), Path(checkpoint) / "optimizer.pt")
+            self._resume_schedule(torch.load(Path(checkpoint) / "scheduler.pt", weights_only=True))
+
+    def _resume_schedule(self, state: dict[str, Any]) -> None:
+        """A run whose past is the checkpoint's goes on by position alone; else the resume policy decides."""
+        if self.schedule is None:
+            self.lr_scheduler.load_state_dict(state)
+        elif (
+            state.get("name") == self._schedule_name
+            and state["base_lrs"] == self.lr_scheduler.base_lrs
+            and same_past(Schedule.from_dict(state["schedule"]), self.schedule, self.state.global_step)
+        ):
+            self.lr_scheduler.set_position(self.state.global_step)
+        else:
+            self.lr_scheduler.load_state_dict(state)
+            check_branches(self.lr_scheduler.schedule, self.plan)
+            self.schedule = self.lr_scheduler.schedule
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Saves through the host, aside; then the whole directory is named `checkpoint-N`, `trunk/...`, or both."""
+        step = self.state.global_step
+        trunk_task = self.plan.trunk_points.get(step)
+        self.record.train_seconds += self._step_seconds.stop()
+        with checkpoints.incoming(self._output_dir, self.accelerator) as aside:
+            self._host_output_dir = str(aside)
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._host_output_dir = None
+            saved = aside / f"checkpoint-{step}"
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self._complete(saved, step)
+                if trunk_task is not None:
+                    checkpoints.link_tree(saved, aside / "trunk")
+                    checkpoints.move_into_place(aside / "trunk", self._output_dir / "trunk" / trunk_task.directory)
+                if self.args.save_strategy != "no":
+                    checkpoints.move_into_place(saved, self._output_dir / saved.name)
+                    rotate_checkpoints(str(self._output_dir), self.args.save_total_limit, use_mtime=False)
+            self.accelerator.wait_for_everyone()
+        self._batches.forget_before(step)
+        self._write_record()
+        self._step_seconds.start()
+
+    _host_output_dir: str | None = None
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return self._host_output_dir or super()._get_output_dir(trial)
+
+    def _complete(self, directory: Path, step: int) -> None:
+        finished = step >= self.plan.num_steps
+        checkpoints.write_json(directory / checkpoints.STATE, self.record.state(step, finished=finished))
+        checkpoints.write_json(directory / checkpoints.STREAM_STATE, self._batches.state_at(step))
+        checkpoints.write_manifest(directory)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """As the host saves, with `training_args.bin` readable by a process without this package."""
+        output_dir = self.args.output_dir if output_dir is None else output_dir
+        own = self.args
+        self.args = portable_arguments(own)
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.args = own
+        if own.should_save:
+            checkpoints.write_json(Path(output_dir) / "continual_arguments.json", continual_arguments(own))
+
+    # ---- Evaluation and releases -------------------------------------------------------------------------------
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """As in `Trainer`, leaving every RNG as it was; without a dataset, the columns that `evaluate_on` names."""
+        with kept_rng():
+            if eval_dataset is None and self.columns:
+                return self._evaluate_columns(self._columns_at(self.state.global_step), ignore_keys, metric_key_prefix)
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    def _evaluate_columns(
+        self, columns: tuple[str, ...], ignore_keys: list[str] | None = None, prefix: str = "eval"
+    ) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        self.record.train_seconds += self._step_seconds.stop()
+        self._evaluation_seconds.start()
+        with kept_rng():
+            for column in columns:
+                found = super().evaluate(column, ignore_keys, f"{prefix}_{column}")
+                self._scores[column] = self._scores_of(column, found, f"{prefix}_{column}_")
+                metrics.update(found)
+        self.record.evaluation_seconds += self._evaluation_seconds.stop()
+        if self.is_in_train:
+            self._step_seconds.start()
+        return metrics
+
+    def _scores_of(self, column: str, metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
+        names = {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
+        scores = {name: value for name, value in names.items() if name not in _NO_SCORES}
+        return {**scores, **(self.score_column(column, scores) if self.score_column else {})}
+
+    def _columns_at(self, step: int) -> tuple[str, ...]:
+        tasks = [task.name for task in self.plan.tasks]
+        current = self.plan.task_at(max(step - 1, 0)).index
+        hidden = {
+            "all": [],
+            "seen": tasks[current + 1 :],
+            "current": tasks[:current] + tasks[current + 1 :],
+            "none": list(self.columns),
+        }[self.args.evaluate_on]
+        return tuple(column for column in self.columns if column not in hidden)
+
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: list[str] | None, **kwargs: Any) -> dict[str, float]:
+        """At a task's end the evaluation is followed by the release and the matrix row."""
+        self._scores = {}
+        metrics = super()._evaluate(trial, ignore_keys_for_eval, **kwargs)
+        task = self.plan.ends.get(self.state.global_step)
+        if task is not None:
+            self.record.add_row(task, self._scores)
+            if self.args.release == "each" or (self.args.release == "last" and task is self.plan.tasks[-1]):
+                self._release(task.directory)
+            self._write_record()
+        return metrics
+
+    def _release(self, name: str) -> None:
+        with checkpoints.incoming(self._output_dir, self.accelerator) as aside:
+            self.save_model(str(aside / name), _internal_call=True)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                checkpoints.write_manifest(aside / name)
+                checkpoints.move_into_place(aside / name, self._output_dir / "releases" / name)
+            self.accelerator.wait_for_everyone()
+
+    def _write_record(self) -> None:
+        if self.args.should_save:
+            step = self.state.global_step
+            self.record.write(self._output_dir, step, finished=step >= self.plan.num_steps)
+
+
+def _as_collated(batch: Any) -> Any:
+    """[`StreamDataset`] has collated already."""
+    return batch
+
+
+def _check_evaluation(stream: Stream, evaluate_on: str) -> None:
+    missing = [task.name for task in stream.tasks if task.eval_dataset is None]
+    if evaluate_on != "none" and missing:
+        raise ValueError(
+            f"Task {missing[0]!r} has no eval_dataset: give one (eval_dataset={{{missing[0]!r}: ...}}), or set "
+            "evaluate_on='none'."
+        )

@@ -1,0 +1,146 @@
+"""What a run leaves about itself: the task matrices and `continual_state.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hf_infinite_lr.metrics import TaskMatrix
+from hf_infinite_lr.stream.plan import StreamPlan, TaskPlan
+
+from .checkpoints import write_json
+
+PRIMARY_METRIC = "eval_loss"
+_LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "error")
+_RECORDED_PACKAGES = ("hf_infinite_lr", "transformers", "accelerate", "datasets", "torch")
+
+
+def metric_key(name: str) -> str:
+    """The name under which a metric is kept: `eval_loss` for the loss, others as the evaluation calls them."""
+    return PRIMARY_METRIC if name == "loss" else name
+
+
+@dataclass
+class RunRecord:
+    """The growing record of a run: pure data, written by the main process only.
+
+    Args:
+        plan ([`StreamPlan`]): Tasks and steps.
+        columns (`tuple[str, ...]`): What is evaluated.
+        schedule (`dict`): Name, arguments and phases with their rates.
+        settings (`dict`): What shaped the run.
+        references (`dict`): Reference rows from outside the run, as in `{"byte_unigram": {"metric", "values"}}`.
+    """
+
+    plan: StreamPlan
+    columns: tuple[str, ...]
+    schedule: dict[str, Any]
+    settings: dict[str, Any]
+    references: dict[str, Any] = field(default_factory=dict)
+    matrices: dict[str, TaskMatrix] = field(default_factory=dict)
+    train_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+
+    def set_baseline(self, scores: Mapping[str, Mapping[str, float]]) -> None:
+        """Notes the untrained model's scores: column -> metric -> value."""
+        for metric, values in self._by_metric(scores).items():
+            self.matrices[metric] = self._empty(metric, values)
+
+    def add_row(self, task: TaskPlan, scores: Mapping[str, Mapping[str, float]]) -> None:
+        """Notes the scores after training a task: column -> metric -> value; what is missing stays null."""
+        rows = self._by_metric(scores)
+        for metric in {PRIMARY_METRIC, *rows, *self.matrices}:
+            matrix = self.matrices.get(metric) or self._empty(metric, {})
+            while len(matrix.matrix) < task.index:
+                matrix = matrix.with_row({})
+            self.matrices[metric] = matrix.with_row(rows.get(metric, {}))
+
+    def _empty(self, metric: str, baseline: Mapping[str, float]) -> TaskMatrix:
+        return TaskMatrix(
+            tasks=[task.name for task in self.plan.tasks],
+            columns=self.columns,
+            metric=metric,
+            higher_is_better=not metric.endswith(_LOWER_IS_BETTER),
+            baseline=[baseline.get(column) for column in self.columns],
+        )
+
+    def _by_metric(self, scores: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+        rows: dict[str, dict[str, float]] = {}
+        for column, metrics in scores.items():
+            for name, value in metrics.items():
+                rows.setdefault(metric_key(name), {})[column] = value
+        return rows
+
+    def state(self, global_step: int, *, finished: bool) -> dict[str, Any]:
+        """The content of `continual_state.json` at a global step; its paths are relative to `output_dir`."""
+        done = self.train_seconds and global_step / self.train_seconds
+        return {
+            "schema_version": 1,
+            "versions": {package: version(package) for package in _RECORDED_PACKAGES},
+            "status": "finished" if finished else "running",
+            "finished": finished,
+            "global_step": global_step,
+            "num_steps": self.plan.num_steps,
+            "schedule": self.schedule,
+            "settings": self.settings,
+            "tasks": [self._task_state(task, global_step) for task in self.plan.tasks],
+            "evaluate_also": [name for name in self.columns if name not in {task.name for task in self.plan.tasks}],
+            "compute": {
+                "train_seconds": self.train_seconds,
+                "evaluation_seconds": self.evaluation_seconds,
+                "train_steps_per_second": done,
+            },
+            "references": self.references,
+            "matrices": {metric: matrix.to_dict() for metric, matrix in self.matrices.items()},
+        }
+
+    def _task_state(self, task: TaskPlan, global_step: int) -> dict[str, Any]:
+        trunk_step = task.end_step if task.branch_step is None else task.branch_step
+        size = self.plan.global_batch_size
+        released = self.settings["release"] == "each" or (
+            self.settings["release"] == "last" and task is self.plan.tasks[-1]
+        )
+        spent, on_path = task.end_step, self.plan.path_steps(task)
+        return {
+            "name": task.name,
+            "directory": task.directory,
+            "fingerprint": task.fingerprint,
+            "num_steps": task.num_steps,
+            "num_anneal_steps": task.num_anneal_steps,
+            "start_step": task.start_step,
+            "branch_step": task.branch_step,
+            "end_step": task.end_step,
+            "next_start_step": task.next_start_step,
+            "num_samples": task.num_samples,
+            "num_unused_samples": task.num_unused_samples,
+            "trunk": f"trunk/{task.directory}" if global_step >= trunk_step else None,
+            "release": f"releases/{task.directory}" if released and global_step >= task.end_step else None,
+            "updates": {"spent": spent, "on_path": on_path},
+            "samples": {"spent": spent * size, "on_path": on_path * size},
+        }
+
+    def resume_from(self, state: Mapping[str, Any]) -> None:
+        """Takes over what a checkpoint's state knows: rows and times up to its step.
+
+        Tasks and columns may have grown since; cells of columns that were unknown then stay null.
+        """
+        self.train_seconds = state["compute"]["train_seconds"]
+        self.evaluation_seconds = state["compute"]["evaluation_seconds"]
+        self.references = {**state["references"], **self.references}
+        for metric, content in state["matrices"].items():
+            old = TaskMatrix.from_dict(content)
+            matrix = self._empty(metric, dict(zip(old.columns, old.baseline, strict=True)))  # type: ignore[arg-type]
+            for row in old.matrix:
+                known = dict(zip(old.columns, row, strict=True))
+                matrix = matrix.with_row({name: known[name] for name in self.columns if name in known})
+            self.matrices[metric] = matrix
+
+    def write(self, output_dir: Path, global_step: int, *, finished: bool) -> None:
+        """Writes `continual_state.json` and one file per task matrix."""
+        write_json(output_dir / "continual_state.json", self.state(global_step, finished=finished))
+        for metric, matrix in self.matrices.items():
+            name = "task_matrix.json" if metric == PRIMARY_METRIC else f"task_matrix.{metric}.json"
+            write_json(output_dir / name, matrix.to_dict())

@@ -1,0 +1,118 @@
+"""Brings weights and optimizer back from a checkpoint, tensor by tensor and in place.
+
+Trainer's own loaders hold a second copy of the optimizer's state (on every GPU under DDP), warn about tied weights
+each time and are not strict; a rewind happens once per task, inside the run, so it must be exact, quiet and small.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers.utils import (
+    ADAPTER_SAFE_WEIGHTS_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    is_peft_available,
+)
+
+
+def restore_weights(model: torch.nn.Module, directory: Path) -> None:
+    """Copies a checkpoint's weights into a model of the same architecture.
+
+    Args:
+        model (`torch.nn.Module`): The unwrapped model; tied weights may stand in the file once.
+        directory (`Path`): Holds safetensors as `save_pretrained` writes them.
+
+    Raises:
+        ValueError: if a tensor is missing, unknown or of another shape. The model may then be partly restored.
+    """
+    targets = _saved_tensors(model)
+    reached: set[int] = set()
+    with torch.no_grad():
+        for name, tensor in _stored_tensors(directory):
+            target = targets.get(name)
+            if target is None or target.shape != tensor.shape:
+                there = "is not in the model" if target is None else f"has shape {tuple(target.shape)} in the model"
+                raise ValueError(f"{directory}: tensor {name!r} of shape {tuple(tensor.shape)} {there}.")
+            target.copy_(tensor)
+            reached.add(target.data_ptr())
+    missing = [name for name, target in targets.items() if target.numel() and target.data_ptr() not in reached]
+    if missing:
+        raise ValueError(f"{directory} lacks the tensors {missing[:3]} of the model ({len(missing)} in all).")
+
+
+def _saved_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors that `save_pretrained` writes, under its names: of an adapter model, the adapter's."""
+    if is_peft_available():
+        from peft import PeftModel, get_peft_model_state_dict
+
+        if isinstance(model, PeftModel):
+            return get_peft_model_state_dict(model)
+    return model.state_dict()
+
+
+def _stored_tensors(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    index = directory / SAFE_WEIGHTS_INDEX_NAME
+    if index.exists():
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    else:
+        names = [name for name in (SAFE_WEIGHTS_NAME, ADAPTER_SAFE_WEIGHTS_NAME) if (directory / name).exists()]
+    if not names:
+        raise ValueError(f"{directory} holds no safetensors weights.")
+    for name in names:
+        with safe_open(directory / name, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118  # a safetensors file is no mapping
+                yield key, file.get_tensor(key)
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
+    """Copies a saved optimizer state into an optimizer over the same parameters.
+
+    The file is mapped, not read, so that one tensor at a time is in memory. Learning rates are left as they are: they
+    belong to the schedule.
+
+    Args:
+        optimizer (`torch.optim.Optimizer`): Not wrapped.
+        path (`Path`): `optimizer.pt` of a checkpoint.
+
+    Raises:
+        ValueError: if the file's groups do not fit the optimizer's.
+    """
+    saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    sizes = [len(group["params"]) for group in optimizer.param_groups]
+    saved_sizes = [len(group["params"]) for group in saved["param_groups"]]
+    if sizes != saved_sizes:
+        raise ValueError(f"{path} holds groups of {saved_sizes} parameters, the optimizer has {sizes}.")
+    if type(optimizer).load_state_dict is not torch.optim.Optimizer.load_state_dict:
+        optimizer.load_state_dict(saved)
+        return
+    for group, saved_group in zip(optimizer.param_groups, saved["param_groups"], strict=True):
+        group.update({key: value for key, value in saved_group.items() if key not in ("params", "lr", "initial_lr")})
+        for parameter, number in zip(group["params"], saved_group["params"], strict=True):
+            # As torch's own loader: moments follow the parameter, a step counter does so in fused kernels only.
+            fused = bool(group.get("fused") or group.get("capturable"))
+            _restore_state(optimizer.state, parameter, saved["state"].get(number, {}), fused)
+
+
+def _restore_state(
+    states: dict[Any, dict[str, Any]], parameter: torch.Tensor, saved: dict[str, Any], fused: bool
+) -> None:
+    if not saved:
+        states.pop(parameter, None)
+        return
+    state = states.setdefault(parameter, {})
+    for stale in set(state) - set(saved):
+        del state[stale]
+    for key, value in saved.items():
+        if not isinstance(value, torch.Tensor):
+            state[key] = value
+        elif isinstance(state.get(key), torch.Tensor) and state[key].shape == value.shape:
+            state[key].copy_(value)
+        else:
+            device = parameter.device if key != "step" or fused else "cpu"
+            state[key] = value.to(device=device, copy=True)

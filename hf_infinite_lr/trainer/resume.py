@@ -1,0 +1,123 @@
+"""Where a run goes on from: the newest whole checkpoint whose past is the past of this run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hf_infinite_lr.schedules import Phase, Schedule
+from hf_infinite_lr.stream.plan import StreamPlan, TaskPlan
+
+from . import checkpoints
+
+logger = logging.getLogger(__name__)
+
+_PAST_OF_A_TASK = ("start_step", "branch_step", "end_step", "next_start_step")
+
+
+def find_checkpoint(output_dir: Path, resume: str | bool | None, plan: StreamPlan) -> Path | None:
+    """Chooses what to resume from; None starts afresh.
+
+    Args:
+        output_dir (`Path`): Of the run.
+        resume (`str`, `bool`, *optional*): As `Trainer.train` takes it.
+        plan ([`StreamPlan`]): What is to be trained now.
+
+    Raises:
+        ValueError: for a used directory without `resume`, a broken or unknown checkpoint that was named, and a
+            checkpoint that was trained on other tasks.
+    """
+    if resume is None or resume is False:
+        if checkpoints.is_used(output_dir):
+            raise ValueError(
+                f"output_dir={str(output_dir)!r} holds a run already: pass resume_from_checkpoint=True to go on with "
+                "it, or name another directory."
+            )
+        return None
+    if resume is True:
+        return _newest(output_dir, plan)
+    path = Path(resume)
+    if (fault := checkpoints.fault_of(path)) is not None:
+        raise ValueError(f"resume_from_checkpoint={resume!r} is not a whole checkpoint: {fault}.")
+    if (difference := _difference(path, plan)) is not None:
+        raise ValueError(f"resume_from_checkpoint={resume!r} cannot be continued: {difference}.")
+    return path
+
+
+def _newest(output_dir: Path, plan: StreamPlan) -> Path | None:
+    differences = []
+    for _, path in checkpoints.candidates(output_dir):
+        if (fault := checkpoints.fault_of(path)) is not None:
+            logger.warning("%s is passed over: %s.", path, fault)
+        elif (difference := _difference(path, plan)) is not None:
+            differences.append(f"{path.name}: {difference}")
+        else:
+            logger.info("resuming from %s", path)
+            return path
+    if differences:
+        raise ValueError(f"No checkpoint of {str(output_dir)!r} can be continued with these tasks; {differences[0]}.")
+    logger.info("%s holds no whole checkpoint: starting from the beginning", output_dir)
+    return None
+
+
+def _difference(path: Path, plan: StreamPlan) -> str | None:
+    """How a checkpoint's past differs from the plan's; None when it is the same run up to there."""
+    state = checkpoints.read_json(path / checkpoints.STATE)
+    step, then = state["global_step"], state["tasks"]
+    size = state["settings"]["global_batch_size"]
+    if size != plan.global_batch_size:
+        return f"it was trained with a global batch of {size} samples, not {plan.global_batch_size}"
+    for index, old in enumerate(then):
+        if old["start_step"] >= step:
+            break
+        if index >= len(plan.tasks):
+            return f"its task {old['name']!r} is no longer in the stream"
+        if (difference := _task_difference(old, plan.tasks[index], step)) is not None:
+            return difference
+    return None
+
+
+def _task_difference(old: Mapping[str, Any], new: TaskPlan, step: int) -> str | None:
+    if old["name"] != new.name:
+        return f"its task {new.index + 1} was {old['name']!r} and is {new.name!r} now"
+    if old["fingerprint"] != new.fingerprint:
+        return f"the data of its task {new.name!r} has changed (fingerprint {old['fingerprint']} -> {new.fingerprint})"
+    for name in _PAST_OF_A_TASK:
+        was, now = old[name], getattr(new, name)
+        in_the_past = [value for value in (was, now) if value is not None and value < step]
+        if was != now and in_the_past:
+            return f"{name} of its task {new.name!r} was {was} and is {now} now"
+    return None
+
+
+def same_past(old: Schedule, new: Schedule, step: int) -> bool:
+    """Whether two schedules gave the same rates up to a global step and have the same phase under way there.
+
+    A constant under way may have got another length: nothing of it depends on how long it is.
+    """
+    begun = [(place, other) for place, other in zip(_begun(old, step), _begun(new, step), strict=False)]
+    if not begun or len(_begun(old, step)) != len(_begun(new, step)):
+        return False
+    *earlier, (last, last_now) = begun
+    if last[1].shape == last_now[1].shape == "constant":
+        last, last_now = (last[0], replace(last[1], num_steps=1)), (last_now[0], replace(last_now[1], num_steps=1))
+    return last == last_now and all(place == other for place, other in earlier)
+
+
+def _begun(schedule: Schedule, step: int) -> list[tuple[int, Phase]]:
+    pairs = zip(schedule.boundaries, schedule.phases, strict=False)
+    return [(start, phase) for start, phase in pairs if start < max(step, 1)]
+
+
+def check_branches(schedule: Schedule, plan: StreamPlan) -> None:
+    """Refuses a schedule, kept from a checkpoint by the resume policy, that branches elsewhere than the plan."""
+    kept = [tuple(branch) for branch in schedule.branch_points]
+    planned = [(task.index, task.branch_step, task.end_step) for task in plan.tasks if task.branch_step is not None]
+    if kept != planned:
+        raise ValueError(
+            f"lr_scheduler_kwargs: the schedule that the checkpoint keeps branches at {kept}, the tasks of this run at "
+            f"{planned} (task, first step, end); keep the arguments, or pass on_resume='override'."
+        )
