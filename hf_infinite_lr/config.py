@@ -9,6 +9,13 @@ from typing import Any
 from transformers import TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
+from hf_infinite_lr.lr_scheduler import schedule_from_arguments
+from hf_infinite_lr.schedules import Schedule
+from hf_infinite_lr.stream.loading import seeded_rng
+from hf_infinite_lr.stream.plan import StreamPlan, plan_stream, task_lengths
+from hf_infinite_lr.stream.task import Stream
+
+OWN_SCHEDULES = ("infinite", "cosine_rewarm")
 ANNEAL_BUDGETS = ("within", "extra")
 RELEASES = ("each", "last", "none")
 REWINDS = ("full", "weights", "none")
@@ -109,6 +116,62 @@ class ContinualTrainingArguments(ContinualArguments, TrainingArguments):
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN and infinite losses in logs."})
 
 
+def schedule_name(args: Any) -> str:
+    """The name of the schedule, whether the arguments hold it as text or as transformers' enum member."""
+    return str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
+
+
+def plan_run(args: Any, stream: Stream, global_batch_size: int) -> tuple[Schedule | None, StreamPlan]:
+    """Turns arguments and a stream into steps: the schedule, and the plan whose branches fit it.
+
+    Args:
+        args: `TrainingArguments` with [`ContinualArguments`].
+        stream ([`Stream`]): The tasks, prepared for training.
+        global_batch_size (`int`): Samples of one optimizer step.
+
+    Returns:
+        The schedule (None for a name that is not ours: one curve over the whole run) and the [`StreamPlan`].
+
+    Raises:
+        ValueError: one sentence naming field, value and rule.
+    """
+    lengths = task_lengths(
+        stream, global_batch_size, task_steps=task_steps_of(args), num_train_epochs=args.num_train_epochs
+    )
+    streaming = [task.name for task in stream.tasks[:-1] if task.streaming]
+    if args.replay_fraction and streaming:
+        raise ValueError(
+            f"replay_fraction={args.replay_fraction}: the streaming task {streaming[0]!r} cannot be replayed, because "
+            "its samples are not kept; make it map-style or set replay_fraction=0."
+        )
+    schedule = None
+    anneal_steps = [0] * len(lengths)
+    if schedule_name(args) in OWN_SCHEDULES:
+        schedule = schedule_from_arguments(
+            schedule_name(args),
+            task_steps=lengths,
+            learning_rate=args.learning_rate,
+            warmup_steps=args.warmup_steps,
+            kwargs=dict(args.lr_scheduler_kwargs or {}),
+            anneal_budget=args.anneal_budget,
+            release=args.release,
+        )
+        for branch in schedule.branch_points:
+            anneal_steps[branch.task] = branch.end_step - branch.first_step
+    with seeded_rng(0):
+        fingerprints = [task.identity() for task in stream.tasks]
+    plan = plan_stream(
+        stream,
+        lengths,
+        anneal_steps,
+        global_batch_size,
+        fingerprints=fingerprints,
+        anneal_budget=args.anneal_budget,
+        rewinds=args.rewind != "none",
+    )
+    return schedule, plan
+
+
 def task_steps_of(args: ContinualArguments) -> int | Sequence[int] | None:
     """`task_steps` as [`~hf_infinite_lr.stream.plan.task_lengths`] takes it: a single number holds for every task."""
     if args.task_steps is not None and len(args.task_steps) == 1:
@@ -125,7 +188,7 @@ def refuse_unsupported(args: Any) -> None:
     Raises:
         ValueError: naming the setting, its value and why.
     """
-    schedule = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
+    schedule = schedule_name(args)
     accelerator_config = args.accelerator_config
     rules: tuple[tuple[str, Any, bool, str], ...] = (
         ("save_only_model", args.save_only_model, args.save_only_model, "a rewind needs the optimizer's state"),

@@ -167,8 +167,8 @@ class Stream:
         if isinstance(eval_dataset, (list, tuple)):
             if len(eval_dataset) != len(tasks):
                 raise ValueError(
-                    f"eval_dataset is a list of {len(eval_dataset)} datasets for {len(tasks)} tasks: give one for each "
-                    "task, or a dict name -> dataset."
+                    f"eval_dataset is a list of {len(eval_dataset)} datasets for {len(tasks)} tasks: give one for "
+                    "each task, or a dict name -> dataset."
                 )
             eval_dataset = dict(zip((task.name for task in tasks), eval_dataset, strict=True))
         elif eval_dataset is not None and not isinstance(eval_dataset, Mapping):

@@ -75,8 +75,7 @@ def _sha256(path: Path) -> str:
 
 @contextmanager
 def incoming(output_dir: Path, accelerator: Accelerator) -> Iterator[Path]:
-    """A directory that all processes write aside in; neither rotation nor a resume takes what lies there for a
-    checkpoint."""
+    """A directory that all processes write aside in; neither rotation nor resuming takes it for a checkpoint."""
     aside = output_dir / INCOMING
     if accelerator.is_main_process:
         shutil.rmtree(aside, ignore_errors=True)

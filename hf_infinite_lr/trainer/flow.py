@@ -50,24 +50,42 @@ class StreamFlow(TrainerCallback):
 
 
 class StreamProgress(ProgressCallback):
-    """Trainer's progress bar, with the task and the phase of the schedule in front."""
+    """Trainer's progress bar with the task and the phase in front, and one short line for each log."""
 
     def __init__(self, trainer: ContinualMixin) -> None:
         super().__init__()
         self.trainer = trainer
-        self._shown = ""
-        self._shown_at = 0.0
+        self._label = ""
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if state.is_world_process_zero:
+        if self.training_bar is not None:
             where = self.trainer.where(state.global_step - 1)
             label = f"{where['task']} ({where['task_index'] + 1}/{len(self.trainer.plan.tasks)}) {where['phase']}"
-            if label != self._shown:
+            if label != self._label:
                 self.training_bar.set_description(label, refresh=False)
-                self._shown = label
+                self._label = label
         super().on_step_end(args, state, control, **kwargs)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero and self.training_bar is not None and (line := self._line(state, logs)):
+            self.training_bar.write(line)
+
+    def _line(self, state: TrainerState, logs: dict[str, Any]) -> str:
+        if "loss" in logs:
+            where = self.trainer.where(state.global_step - 1)
+            return (
+                f"step {state.global_step:>7}  {where['task']}  {where['phase']}  loss {logs['loss']:.4f}  "
+                f"learning rate {logs['learning_rate']:.3g}"
+            )
+        evaluated = [column for column in self.trainer.columns if f"eval_{column}_loss" in logs]
+        return "".join(
+            f"step {state.global_step:>7}  evaluated on {column}: loss {logs[f'eval_{column}_loss']:.4f}"
+            for column in evaluated
+        )
 
 
 class Stopwatch:

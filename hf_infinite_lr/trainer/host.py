@@ -5,11 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import Trainer
+from transformers.utils import logging
 
 from hf_infinite_lr.config import ContinualArguments
+
+if TYPE_CHECKING:
+    # What the mixins are written against; at run time the host comes behind them in the resolution order.
+    Host = Trainer
+else:
+    Host = object
 
 _LEFT_AS_IN_TRAINER = (
     "get_train_dataloader",
@@ -89,3 +96,15 @@ def one_pass(args: Any, num_steps: int) -> Any:
     seen.num_train_epochs = 1
     seen.max_steps = min(args.max_steps, num_steps) if args.max_steps > 0 else -1
     return seen
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Silences the progress bars of transformers, such as one for every file that a save writes."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -8,42 +8,33 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader
-from transformers.trainer_utils import TrainOutput, rotate_checkpoints
+from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_utils import TrainOutput
 
-from hf_infinite_lr.config import refuse_unsupported, task_steps_of
-from hf_infinite_lr.lr_scheduler import ScheduleLR, schedule_from_arguments
-from hf_infinite_lr.schedules import Schedule
-from hf_infinite_lr.stream.loading import StreamBatches, StreamDataset, kept_rng, seeded_rng
-from hf_infinite_lr.stream.plan import StreamPlan, plan_stream, task_lengths
+from hf_infinite_lr.config import plan_run, refuse_unsupported, schedule_name
+from hf_infinite_lr.lr_scheduler import ScheduleLR
+from hf_infinite_lr.stream.loading import StreamBatches, StreamDataset
 from hf_infinite_lr.stream.task import Stream
 
 from . import checkpoints
+from .columns import ColumnEvaluation
 from .flow import Stopwatch, StreamFlow, StreamProgress
-from .host import (
-    bounded_length,
-    check_arguments,
-    check_host,
-    continual_arguments,
-    one_pass,
-    portable_arguments,
-)
-from .record import RunRecord
-from .restore import restore_optimizer, restore_weights
-from .resume import check_branches, find_checkpoint, same_past
+from .host import bounded_length, check_arguments, check_host, continual_arguments, one_pass
+from .record import RunRecord, schedule_state
+from .restore import restore_weights
+from .resume import find_checkpoint
+from .trunk import TrunkAndBranches
 
 logger = logging.getLogger(__name__)
 
-OWN_SCHEDULES = ("infinite", "cosine_rewarm")
 PHASES = ("warmup", "cooldown_to_constant", "constant", "anneal", "cosine_decay")
 """Phase names; their places are the numbers in logs (`phase_index`)."""
 
-_NO_SCORES = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 _STEP_KINDS = ("logging", "eval", "save")
 
 
-class ContinualMixin:
+class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
     """Makes a Trainer learn a stream of tasks. Put it before the host: `class C(ContinualMixin, SFTTrainer)`.
 
     The trunk is one Trainer run over the stream. At a task's branch point it is saved to `trunk/`, the remaining steps
@@ -93,10 +84,9 @@ class ContinualMixin:
         self.stream = stream.with_datasets(prepared)
         self.columns = tuple(stream.eval_datasets)
         self.score_column = score_column
-        self.schedule, self.plan = self._make_plan()
+        self.schedule, self.plan = plan_run(args, self.stream, self.get_total_train_batch_size(args))
         self.references: dict[str, Any] = {}
         self.record = self._new_record()
-        self._batches: StreamBatches | None = None
         self._resumed_from: Path | None = None
         self._scores: dict[str, dict[str, float]] = {}
         self._step_seconds, self._evaluation_seconds = Stopwatch(), Stopwatch()
@@ -123,7 +113,7 @@ class ContinualMixin:
             if "scheduler" in config:
                 raise ValueError(
                     "deepspeed: the key 'scheduler' of the DeepSpeed configuration would replace "
-                    f"lr_scheduler_type={self._schedule_name!r}; remove it."
+                    f"lr_scheduler_type={schedule_name(self.args)!r}; remove it."
                 )
             if self.args.reset_optimizer or self.args.rewind == "weights":
                 raise ValueError(
@@ -132,65 +122,15 @@ class ContinualMixin:
                 )
 
     @property
-    def _schedule_name(self) -> str:
-        return str(getattr(self.args.lr_scheduler_type, "value", self.args.lr_scheduler_type))
-
-    @property
     def _data_seed(self) -> int:
         return self.args.seed if self.args.data_seed is None else self.args.data_seed
-
-    @property
-    def _output_dir(self) -> Path:
-        return Path(self.args.output_dir)
-
-    def _make_plan(self) -> tuple[Any, StreamPlan]:
-        """The schedule (None for a name that is not ours) and the plan that its branches fit."""
-        args = self.args
-        global_batch_size = self.get_total_train_batch_size(args)
-        lengths = task_lengths(
-            self.stream,
-            global_batch_size,
-            task_steps=task_steps_of(args),
-            num_train_epochs=args.num_train_epochs,
-        )
-        schedule = None
-        anneal_steps = [0] * len(lengths)
-        if self._schedule_name in OWN_SCHEDULES:
-            schedule = schedule_from_arguments(
-                self._schedule_name,
-                task_steps=lengths,
-                learning_rate=args.learning_rate,
-                warmup_steps=args.warmup_steps,
-                kwargs=dict(args.lr_scheduler_kwargs or {}),
-                anneal_budget=args.anneal_budget,
-                release=args.release,
-            )
-            for branch in schedule.branch_points:
-                anneal_steps[branch.task] = branch.end_step - branch.first_step
-        with seeded_rng(0):
-            fingerprints = [task.identity() for task in self.stream.tasks]
-        plan = plan_stream(
-            self.stream,
-            lengths,
-            anneal_steps,
-            global_batch_size,
-            fingerprints=fingerprints,
-            anneal_budget=args.anneal_budget,
-            rewinds=args.rewind != "none",
-        )
-        if args.replay_fraction and (streams := [task.name for task in self.stream.tasks[:-1] if task.streaming]):
-            raise ValueError(
-                f"replay_fraction={args.replay_fraction}: the streaming task {streams[0]!r} cannot be replayed, because "
-                "its samples are not kept; make it map-style or set replay_fraction=0."
-            )
-        return schedule, plan
 
     def _new_record(self) -> RunRecord:
         args = self.args
         return RunRecord(
             plan=self.plan,
             columns=self.columns or tuple(task.name for task in self.plan.tasks),
-            schedule=self._schedule_state(),
+            schedule=schedule_state(args, self.schedule),
             settings={
                 **continual_arguments(args),
                 "global_batch_size": self.plan.global_batch_size,
@@ -201,35 +141,9 @@ class ContinualMixin:
             },
         )
 
-    def _schedule_state(self) -> dict[str, Any]:
-        rate = self.args.learning_rate
-        state = {
-            "name": self._schedule_name,
-            "learning_rate": rate,
-            "arguments": dict(self.args.lr_scheduler_kwargs or {}),
-            "warmup_steps": self.args.warmup_steps,
-        }
-        if self.schedule is None:
-            return {**state, "phases": []}
-        ends = [*self.schedule.boundaries[1:], None]
-        phases = [
-            {
-                "name": phase.name,
-                "task": phase.task,
-                "start_step": start,
-                "end_step": end,
-                "start_rate": phase.start * rate,
-                "end_rate": phase.end * rate,
-                "shape": phase.shape,
-            }
-            for phase, start, end in zip(self.schedule.phases, self.schedule.boundaries, ends, strict=False)
-        ]
-        return {**state, "phases": phases}
-
     def _follow_stream(self) -> None:
-        bars = [bar for bar in self.callback_handler.callbacks if type(bar) is StreamProgress.__base__]
-        for bar in bars:
-            self.remove_callback(bar)
+        if any(type(callback) is ProgressCallback for callback in self.callback_handler.callbacks):
+            self.remove_callback(ProgressCallback)
             self.add_callback(StreamProgress(self))
         self.add_callback(StreamFlow(self))
 
@@ -276,7 +190,7 @@ class ContinualMixin:
         """Trainer sees one epoch over the stream; `max_steps` stops it early and moves no boundary."""
         return super().set_initial_training_values(one_pass(args, self.plan.num_steps), dataloader)
 
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Our schedules follow the stream's tasks; any other name is one curve over the whole stream."""
         if self.schedule is None:
             return super().create_scheduler(self.plan.num_steps, optimizer)
@@ -284,7 +198,7 @@ class ContinualMixin:
             self.lr_scheduler = ScheduleLR(
                 self.optimizer if optimizer is None else optimizer,
                 self.schedule,
-                name=self._schedule_name,
+                name=schedule_name(self.args),
                 arguments={"warmup_steps": self.args.warmup_steps, **(self.args.lr_scheduler_kwargs or {})},
                 on_resume=(self.args.lr_scheduler_kwargs or {}).get("on_resume", "continue"),
                 rewinds=True,
@@ -311,17 +225,17 @@ class ContinualMixin:
         self.record.resume_from(state)
         if self.schedule is None and state["num_steps"] != self.plan.num_steps:
             raise ValueError(
-                f"lr_scheduler_type={self._schedule_name!r} is one curve over the whole run: its past would change "
-                f"with the run's length ({state['num_steps']} -> {self.plan.num_steps} steps)."
+                f"lr_scheduler_type={schedule_name(self.args)!r} is one curve over the whole run: its past would "
+                f"change with the run's length ({state['num_steps']} -> {self.plan.num_steps} steps)."
             )
         if state["global_step"] >= self.plan.num_steps:
-            return self._already_finished(state["global_step"])
+            return self._already_finished(self._resumed_from, state["global_step"])
         return super().train(str(self._resumed_from), *args, **kwargs)
 
-    def _already_finished(self, global_step: int) -> TrainOutput:
+    def _already_finished(self, checkpoint: Path, global_step: int) -> TrainOutput:
         logger.info("%s: the run is finished (%d steps) and no task is new.", self._output_dir, global_step)
         last = self._output_dir / "releases" / self.plan.tasks[-1].directory
-        restore_weights(self.model, last if last.exists() else self._resumed_from)
+        restore_weights(self.accelerator.unwrap_model(self.model), last if last.exists() else checkpoint)
         return TrainOutput(global_step, 0.0, {})
 
     def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:
@@ -376,7 +290,7 @@ class ContinualMixin:
             phase = self.schedule.at(step).phase.name
             found.update(phase=phase, phase_index=PHASES.index(phase))
         else:
-            found.update(phase=self._schedule_name, phase_index=-1)
+            found.update(phase=schedule_name(self.args), phase_index=-1)
         return found
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -385,187 +299,21 @@ class ContinualMixin:
             logs.update(self.where(self.state.global_step - 1))
         super().log(logs, *args, **kwargs)
 
-    # ---- Trunk and branches ------------------------------------------------------------------------------------
-
-    def _raw_optimizer(self) -> torch.optim.Optimizer:
-        return getattr(self.optimizer, "optimizer", self.optimizer)
-
-    def _rewind(self, trunk: Path, step: int) -> None:
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            self._restore_sharded(trunk)
-        else:
-            restore_weights(self.accelerator.unwrap_model(self.model), trunk)
-            if self.args.rewind == "full":
-                restore_optimizer(self._raw_optimizer(), trunk / "optimizer.pt")
-        if self.args.rewind == "full":
-            self._load_scaler(str(trunk))
-            self._load_rng_state(str(trunk))
-        if self.schedule is not None:
-            self.lr_scheduler.set_position(step)
-        logger.info("step %d: back on the trunk of %s (rewind=%s)", step, trunk.name, self.args.rewind)
-
-    def _restore_sharded(self, trunk: Path) -> None:
-        if self.is_deepspeed_enabled:
-            from transformers.integrations.deepspeed import deepspeed_load_checkpoint
-
-            deepspeed_load_checkpoint(self.model_wrapped, str(trunk))
-            return
-        from accelerate.utils import load_fsdp_optimizer
-
-        self._load_from_checkpoint(str(trunk), self.model_wrapped)
-        if self.args.rewind == "full":
-            plugin = self.accelerator.state.fsdp_plugin
-            load_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, str(trunk))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            restore_weights(self.accelerator.unwrap_model(self.model), Path(resume_from_checkpoint))
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None:
-            return
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            super()._load_optimizer_and_scheduler(checkpoint)
-            if self.schedule is not None:
-                self.lr_scheduler.set_position(self.state.global_step)
-        else:
-            restore_optimizer(self._raw_optimizer(), Path(checkpoint) / "optimizer.pt")
-            self._resume_schedule(torch.load(Path(checkpoint) / "scheduler.pt", weights_only=True))
-
-    def _resume_schedule(self, state: dict[str, Any]) -> None:
-        """A run whose past is the checkpoint's goes on by position alone; else the resume policy decides."""
-        if self.schedule is None:
-            self.lr_scheduler.load_state_dict(state)
-        elif (
-            state.get("name") == self._schedule_name
-            and state["base_lrs"] == self.lr_scheduler.base_lrs
-            and same_past(Schedule.from_dict(state["schedule"]), self.schedule, self.state.global_step)
-        ):
-            self.lr_scheduler.set_position(self.state.global_step)
-        else:
-            self.lr_scheduler.load_state_dict(state)
-            check_branches(self.lr_scheduler.schedule, self.plan)
-            self.schedule = self.lr_scheduler.schedule
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Saves through the host, aside; then the whole directory is named `checkpoint-N`, `trunk/...`, or both."""
-        step = self.state.global_step
-        trunk_task = self.plan.trunk_points.get(step)
-        self.record.train_seconds += self._step_seconds.stop()
-        with checkpoints.incoming(self._output_dir, self.accelerator) as aside:
-            self._host_output_dir = str(aside)
-            try:
-                super()._save_checkpoint(model, trial)
-            finally:
-                self._host_output_dir = None
-            saved = aside / f"checkpoint-{step}"
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                self._complete(saved, step)
-                if trunk_task is not None:
-                    checkpoints.link_tree(saved, aside / "trunk")
-                    checkpoints.move_into_place(aside / "trunk", self._output_dir / "trunk" / trunk_task.directory)
-                if self.args.save_strategy != "no":
-                    checkpoints.move_into_place(saved, self._output_dir / saved.name)
-                    rotate_checkpoints(str(self._output_dir), self.args.save_total_limit, use_mtime=False)
-            self.accelerator.wait_for_everyone()
-        self._batches.forget_before(step)
-        self._write_record()
-        self._step_seconds.start()
-
-    _host_output_dir: str | None = None
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return self._host_output_dir or super()._get_output_dir(trial)
-
-    def _complete(self, directory: Path, step: int) -> None:
-        finished = step >= self.plan.num_steps
-        checkpoints.write_json(directory / checkpoints.STATE, self.record.state(step, finished=finished))
-        checkpoints.write_json(directory / checkpoints.STREAM_STATE, self._batches.state_at(step))
-        checkpoints.write_manifest(directory)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """As the host saves, with `training_args.bin` readable by a process without this package."""
-        output_dir = self.args.output_dir if output_dir is None else output_dir
-        own = self.args
-        self.args = portable_arguments(own)
-        try:
-            super()._save(output_dir, state_dict)
-        finally:
-            self.args = own
-        if own.should_save:
-            checkpoints.write_json(Path(output_dir) / "continual_arguments.json", continual_arguments(own))
-
-    # ---- Evaluation and releases -------------------------------------------------------------------------------
-
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    def _evaluate(
+        self, trial: Any, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False
     ) -> dict[str, float]:
-        """As in `Trainer`, leaving every RNG as it was; without a dataset, the columns that `evaluate_on` names."""
-        with kept_rng():
-            if eval_dataset is None and self.columns:
-                return self._evaluate_columns(self._columns_at(self.state.global_step), ignore_keys, metric_key_prefix)
-            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-
-    def _evaluate_columns(
-        self, columns: tuple[str, ...], ignore_keys: list[str] | None = None, prefix: str = "eval"
-    ) -> dict[str, float]:
-        metrics: dict[str, float] = {}
-        self.record.train_seconds += self._step_seconds.stop()
-        self._evaluation_seconds.start()
-        with kept_rng():
-            for column in columns:
-                found = super().evaluate(column, ignore_keys, f"{prefix}_{column}")
-                self._scores[column] = self._scores_of(column, found, f"{prefix}_{column}_")
-                metrics.update(found)
-        self.record.evaluation_seconds += self._evaluation_seconds.stop()
-        if self.is_in_train:
-            self._step_seconds.start()
-        return metrics
-
-    def _scores_of(self, column: str, metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
-        names = {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
-        scores = {name: value for name, value in names.items() if name not in _NO_SCORES}
-        return {**scores, **(self.score_column(column, scores) if self.score_column else {})}
-
-    def _columns_at(self, step: int) -> tuple[str, ...]:
-        tasks = [task.name for task in self.plan.tasks]
-        current = self.plan.task_at(max(step - 1, 0)).index
-        hidden = {
-            "all": [],
-            "seen": tasks[current + 1 :],
-            "current": tasks[:current] + tasks[current + 1 :],
-            "none": list(self.columns),
-        }[self.args.evaluate_on]
-        return tuple(column for column in self.columns if column not in hidden)
-
-    def _evaluate(self, trial: Any, ignore_keys_for_eval: list[str] | None, **kwargs: Any) -> dict[str, float]:
         """At a task's end the evaluation is followed by the release and the matrix row."""
         self._scores = {}
-        metrics = super()._evaluate(trial, ignore_keys_for_eval, **kwargs)
+        metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+        # Where no column is evaluated, no event clears the flag, and the end of the run would evaluate again.
+        self.control.should_evaluate = False
         task = self.plan.ends.get(self.state.global_step)
         if task is not None:
-            self.record.add_row(task, self._scores)
             if self.args.release == "each" or (self.args.release == "last" and task is self.plan.tasks[-1]):
                 self._release(task.directory)
+            self.record.add_row(task, self._scores)
             self._write_record()
         return metrics
-
-    def _release(self, name: str) -> None:
-        with checkpoints.incoming(self._output_dir, self.accelerator) as aside:
-            self.save_model(str(aside / name), _internal_call=True)
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                checkpoints.write_manifest(aside / name)
-                checkpoints.move_into_place(aside / name, self._output_dir / "releases" / name)
-            self.accelerator.wait_for_everyone()
-
-    def _write_record(self) -> None:
-        if self.args.should_save:
-            step = self.state.global_step
-            self.record.write(self._output_dir, step, finished=step >= self.plan.num_steps)
 
 
 def _as_collated(batch: Any) -> Any:

@@ -8,7 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from hf_infinite_lr.config import schedule_name
 from hf_infinite_lr.metrics import TaskMatrix
+from hf_infinite_lr.schedules import Schedule
 from hf_infinite_lr.stream.plan import StreamPlan, TaskPlan
 
 from .checkpoints import write_json
@@ -144,3 +146,30 @@ class RunRecord:
         for metric, matrix in self.matrices.items():
             name = "task_matrix.json" if metric == PRIMARY_METRIC else f"task_matrix.{metric}.json"
             write_json(output_dir / name, matrix.to_dict())
+
+
+def schedule_state(args: Any, schedule: Schedule | None) -> dict[str, Any]:
+    """The schedule as it stands in `continual_state.json`: name, arguments, and phases with steps and rates."""
+    rate = args.learning_rate
+    state = {
+        "name": schedule_name(args),
+        "learning_rate": rate,
+        "arguments": dict(args.lr_scheduler_kwargs or {}),
+        "warmup_steps": args.warmup_steps,
+    }
+    if schedule is None:
+        return {**state, "phases": []}
+    ends = [*schedule.boundaries[1:], None]
+    phases = [
+        {
+            "name": phase.name,
+            "task": phase.task,
+            "start_step": start,
+            "end_step": end,
+            "start_rate": phase.start * rate,
+            "end_rate": phase.end * rate,
+            "shape": phase.shape,
+        }
+        for phase, start, end in zip(schedule.phases, schedule.boundaries, ends, strict=False)
+    ]
+    return {**state, "phases": phases}

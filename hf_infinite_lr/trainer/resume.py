@@ -118,6 +118,6 @@ def check_branches(schedule: Schedule, plan: StreamPlan) -> None:
     planned = [(task.index, task.branch_step, task.end_step) for task in plan.tasks if task.branch_step is not None]
     if kept != planned:
         raise ValueError(
-            f"lr_scheduler_kwargs: the schedule that the checkpoint keeps branches at {kept}, the tasks of this run at "
-            f"{planned} (task, first step, end); keep the arguments, or pass on_resume='override'."
+            f"lr_scheduler_kwargs: the schedule that the checkpoint keeps branches at {kept}, the tasks of this run "
+            f"at {planned} (task, first step, end); keep the arguments, or pass on_resume='override'."
         )

@@ -1,0 +1,1 @@
+"""What a model is trained on and for: text, tokens, models and scores of each objective."""

@@ -1,0 +1,384 @@
+"""Tokens of documents, joined by the end-of-sequence token and cut into blocks of equal length."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import torch
+from torch.utils.data import IterableDataset
+from transformers import ByT5Tokenizer, PreTrainedTokenizerBase
+
+_FORMAT = 1
+# Documents of one call of the tokenizer: enough to keep its threads busy, few enough for long documents.
+_DOCUMENTS = 128
+# Fewer in a stream, because resuming tokenises them again.
+_STREAM_DOCUMENTS = 16
+
+
+@dataclass(frozen=True)
+class PackedBlocks:
+    """
+    A dataset of blocks, and where each of its tokens went.
+
+    Args:
+        dataset (`datasets.Dataset`): One column `input_ids`, `block_size` tokens a row.
+        block_size (`int`): Tokens of a block.
+        num_documents (`int`): Documents, each followed by one end-of-sequence token.
+        num_tokens (`int`): Tokens of all documents, end-of-sequence tokens included.
+        num_predicted_bytes (`int`, *optional*):
+            UTF-8 bytes of text that the predicted tokens stand for: those at the places 1 to `block_size` - 1 of each
+            block. Only counted on request.
+    """
+
+    dataset: datasets.Dataset
+    block_size: int
+    num_documents: int
+    num_tokens: int
+    num_predicted_bytes: int | None = None
+
+    @property
+    def num_remainder_tokens(self) -> int:
+        """Tokens after the last whole block; they are in no block."""
+        return self.num_tokens - len(self.dataset) * self.block_size
+
+    @property
+    def num_predicted_tokens(self) -> int:
+        """Tokens that a causal model predicts: all of a block but its first."""
+        return len(self.dataset) * (self.block_size - 1)
+
+
+def pack(
+    documents: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    block_size: int,
+    count_bytes: bool = False,
+    num_proc: int | None = None,
+) -> PackedBlocks:
+    """
+    Tokenises documents and packs them into blocks: no padding, and every token once, in a block or in the remainder.
+
+    Both passes are `datasets.Dataset.map` calls, cached by the documents, the tokenizer and the block size.
+
+    A byte of text belongs to exactly one token: with a fast tokenizer to the first one whose offsets reach past it,
+    with the byte tokenizer to its own; with any other tokenizer a document's bytes are spread evenly over its tokens,
+    which is exact for the document and an estimate at the borders of blocks. The end-of-sequence token stands for
+    what text is left (as a rule none); its loss counts like that of any other token.
+
+    Args:
+        documents (`datasets.Dataset`): A column `text` of strings.
+        tokenizer (`PreTrainedTokenizerBase`): Must have an end-of-sequence token.
+        block_size (`int`): Tokens of a block, at least 2.
+        count_bytes (`bool`, *optional*, defaults to `False`):
+            Also count the bytes that the predicted tokens stand for, for bits per byte.
+        num_proc (`int`, *optional*): Processes.
+
+    Returns:
+        [`PackedBlocks`]: The blocks with their counts.
+
+    Raises:
+        `ValueError`: If there are fewer tokens than one block takes, or the tokenizer has no end-of-sequence token.
+
+    Example:
+
+    ```python
+    >>> documents = datasets.Dataset.from_dict({"text": ["ab", "c"]})
+    >>> blocks = pack(documents, ByT5Tokenizer(split_special_tokens=True), block_size=2)
+    >>> blocks.dataset["input_ids"][:], blocks.num_remainder_tokens
+    ([[100, 101], [1, 102]], 1)
+
+    ```
+    """
+    encode = _encoder(tokenizer)
+    _check_block_size(block_size)
+    dtype = _token_dtype(tokenizer)
+    key = [_FORMAT, documents._fingerprint, _identity(tokenizer), count_bytes]
+    features = {"input_ids": datasets.List(datasets.Value(dtype.name))}
+    if count_bytes:
+        features["num_bytes"] = datasets.List(datasets.Value("uint32"))
+    tokens = documents.with_format("arrow").map(
+        _tokenize,
+        batched=True,
+        batch_size=_DOCUMENTS,
+        remove_columns=documents.column_names,
+        features=datasets.Features(features),
+        fn_kwargs={"encode": encode, "dtype": dtype, "count_bytes": count_bytes},
+        num_proc=num_proc,
+        new_fingerprint=_hash(key),
+        desc="Tokenizing",
+    )
+    ends = np.cumsum(_lengths(tokens))
+    num_tokens = int(ends[-1]) if len(ends) else 0
+    if num_tokens < block_size:
+        raise ValueError(f"block_size is {block_size} but the text has only {num_tokens} tokens, less than one block.")
+    blocks = tokens.map(
+        _pack,
+        batched=True,
+        with_indices=True,
+        batch_size=_DOCUMENTS,
+        remove_columns=tokens.column_names,
+        features=datasets.Features({"input_ids": datasets.List(datasets.Value(dtype.name), length=block_size)}),
+        fn_kwargs={"tokens": tokens.select_columns("input_ids"), "ends": ends, "block_size": block_size},
+        num_proc=num_proc,
+        new_fingerprint=_hash([*key, block_size]),
+        desc="Packing",
+    )
+    return PackedBlocks(
+        dataset=blocks.with_format(None),
+        block_size=block_size,
+        num_documents=len(documents),
+        num_tokens=num_tokens,
+        num_predicted_bytes=_predicted_bytes(tokens, len(blocks), block_size) if count_bytes else None,
+    )
+
+
+class PackedStream(IterableDataset):
+    """
+    The streaming twin of [`pack`]: the same blocks from the same documents, and a state to go on from.
+
+    The state is small: where the source stood before the documents that are being cut, the tokens that were left over
+    then (less than a block), and how many blocks have been cut since. Resuming tokenises those documents again.
+
+    Args:
+        documents (`datasets.IterableDataset`): Examples with the field `text`; must not be iterated elsewhere.
+        tokenizer (`PreTrainedTokenizerBase`): Must have an end-of-sequence token.
+        block_size (`int`): Tokens of a block, at least 2.
+
+    The tokens after the last whole block are in no block; `num_remainder_tokens` is their number once the source has
+    come to its end.
+
+    Example:
+
+    ```python
+    >>> documents = datasets.Dataset.from_dict({"text": ["ab", "c"]}).to_iterable_dataset()
+    >>> stream = PackedStream(documents, ByT5Tokenizer(split_special_tokens=True), block_size=2)
+    >>> [block["input_ids"].tolist() for block in stream]
+    [[100, 101], [1, 102]]
+
+    ```
+    """
+
+    def __init__(
+        self, documents: datasets.IterableDataset, tokenizer: PreTrainedTokenizerBase, *, block_size: int
+    ) -> None:
+        _check_block_size(block_size)
+        self.documents = documents
+        self.block_size = block_size
+        self._encode = _encoder(tokenizer)
+        self._dtype = _token_dtype(tokenizer)
+        self.num_remainder_tokens: int | None = None
+        self._start: dict[str, Any] | None = None
+        self._state = self._snapshot(None, np.empty(0, self._dtype), 0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Passes the epoch to the source, which may shuffle by it."""
+        self.documents.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position after the block that was yielded last, as plain Python values."""
+        return dict(self._state)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Lets the next iteration begin with the block after the one at which the state was taken."""
+        self._start = dict(state_dict)
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        start, self._start = self._start or self._snapshot(None, np.empty(0, self._dtype), 0), None
+        self.documents.load_state_dict(start["documents"])
+        source, rest, done = start["documents"], np.asarray(start["rest"], self._dtype), start["num_blocks"]
+        for batch in self.documents.iter(_STREAM_DOCUMENTS):
+            flat, _, _ = self._encode(batch["text"], count_bytes=False)
+            flat = np.concatenate([rest, flat.astype(self._dtype)])
+            whole = len(flat) // self.block_size
+            for index, block in enumerate(flat[: whole * self.block_size].reshape(whole, self.block_size)):
+                if index >= done:
+                    self._state = self._snapshot(source, rest, index + 1)
+                    yield {"input_ids": block}
+            source, rest, done = self.documents.state_dict(), flat[whole * self.block_size :], 0
+        self.num_remainder_tokens = len(rest)
+
+    @staticmethod
+    def _snapshot(source: dict[str, Any] | None, rest: np.ndarray, num_blocks: int) -> dict[str, Any]:
+        return {"documents": source, "rest": rest.tolist(), "num_blocks": num_blocks}
+
+
+def causal_lm_collator(features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    """
+    Stacks blocks of equal length; the labels are the input, which the model itself shifts by one.
+
+    Args:
+        features (`Sequence[Mapping]`): Examples with the field `input_ids`.
+
+    Returns:
+        `dict[str, torch.Tensor]`: `input_ids` and `labels`, both of shape (batch, block_size) and type int64.
+
+    Example:
+
+    ```python
+    >>> causal_lm_collator([{"input_ids": [1, 2]}, {"input_ids": [3, 4]}])["labels"]
+    tensor([[1, 2],
+            [3, 4]])
+
+    ```
+    """
+    input_ids = torch.from_numpy(np.asarray([feature["input_ids"] for feature in features], dtype=np.int64))
+    return {"input_ids": input_ids, "labels": input_ids.clone()}
+
+
+class _Encode(Protocol):
+    """Texts -> all their tokens with a closing token each, their lengths, and the bytes each token stands for."""
+
+    def __call__(self, texts: Sequence[str], *, count_bytes: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
+
+
+@dataclass(frozen=True)
+class _ByteEncode:
+    """What `ByT5Tokenizer` does to text without special tokens, at memory speed instead of 0.7 MB/s."""
+
+    eos: int
+    offset: int
+
+    def __call__(self, texts: Sequence[str], *, count_bytes: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        encoded = [text.encode() for text in texts]
+        lengths = np.fromiter((len(text) + 1 for text in encoded), np.int64, len(encoded))
+        closing = np.cumsum(lengths) - 1
+        ids = np.frombuffer(b"\0".join([*encoded, b""]), np.uint8).astype(np.uint16) + self.offset
+        ids[closing] = self.eos
+        num_bytes = np.ones(len(ids) if count_bytes else 0, np.uint32)
+        if count_bytes:
+            num_bytes[closing] = 0
+        return ids, lengths, num_bytes
+
+
+@dataclass(frozen=True)
+class _FastEncode:
+    """The Rust tokenizer alone, without the lists and masks that its wrapper builds."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def __call__(self, texts: Sequence[str], *, count_bytes: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        backend = self.tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        eos = [self.tokenizer.eos_token_id]
+        # The fast variant gives the same tokens and leaves the offsets out.
+        encode = backend.encode_batch if count_bytes else backend.encode_batch_fast
+        encodings = encode(list(texts), add_special_tokens=False)
+        ids = [np.asarray(encoding.ids + eos, np.int64) for encoding in encodings]
+        lengths = np.fromiter((len(row) for row in ids), np.int64, len(ids))
+        rows = zip(texts, encodings, strict=True) if count_bytes else ()
+        counts = [_bytes_by_offsets(text, encoding.offsets) for text, encoding in rows]
+        return _join(ids, np.int64), lengths, _join(counts, np.uint32)
+
+
+@dataclass(frozen=True)
+class _SlowEncode:
+    """Any other tokenizer, through its public call."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def __call__(self, texts: Sequence[str], *, count_bytes: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        encoded = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        ids = [np.asarray([*row, self.tokenizer.eos_token_id], np.int64) for row in encoded]
+        lengths = np.fromiter((len(row) for row in ids), np.int64, len(ids))
+        rows = zip(texts, encoded, strict=True) if count_bytes else ()
+        counts = [_bytes_spread(len(text.encode()), len(row)) for text, row in rows]
+        return _join(ids, np.int64), lengths, _join(counts, np.uint32)
+
+
+def _join(arrays: Sequence[np.ndarray], dtype: type) -> np.ndarray:
+    return np.concatenate([np.empty(0, dtype), *arrays]).astype(dtype)
+
+
+def _bytes_by_offsets(text: str, offsets: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Bytes up to the end of each token that lie past the ends of all tokens before it; the rest is the closing's."""
+    code_points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    widths = 1 + (code_points > 0x7F) + (code_points > 0x7FF) + (code_points > 0xFFFF)
+    position = np.concatenate([[0], np.cumsum(widths)])
+    ends = np.fromiter((end for _, end in offsets), np.int64, len(offsets))
+    reached = position[np.maximum.accumulate(ends)] if len(ends) else ends
+    return np.diff(np.concatenate([[0], reached, position[-1:]])).astype(np.uint32)
+
+
+def _bytes_spread(num_bytes: int, num_tokens: int) -> np.ndarray:
+    if not num_tokens:
+        return np.asarray([num_bytes], np.uint32)
+    ends = np.arange(num_tokens + 1) * num_bytes // num_tokens
+    return np.concatenate([np.diff(ends), [0]]).astype(np.uint32)
+
+
+def _encoder(tokenizer: PreTrainedTokenizerBase) -> _Encode:
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"tokenizer_name {tokenizer.name_or_path!r} has no end-of-sequence token, which joins documents here; "
+            "set eos_token in the tokenizer."
+        )
+    if isinstance(tokenizer, ByT5Tokenizer) and tokenizer.split_special_tokens:
+        return _ByteEncode(eos=tokenizer.eos_token_id, offset=tokenizer.offset)
+    return _FastEncode(tokenizer) if tokenizer.is_fast else _SlowEncode(tokenizer)
+
+
+def _check_block_size(block_size: int) -> None:
+    if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 2:
+        raise ValueError(f"block_size is {block_size!r} but must be a whole number of at least 2 tokens.")
+
+
+def _token_dtype(tokenizer: PreTrainedTokenizerBase) -> np.dtype[Any]:
+    largest = max(tokenizer.get_vocab().values())
+    return np.dtype(np.uint16 if largest < 2**16 else np.uint32)
+
+
+def _identity(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+    kind, vocabulary = type(tokenizer).__qualname__, sorted(tokenizer.get_vocab().items())
+    backend = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else None
+    return [kind, vocabulary, backend, tokenizer.eos_token_id, bool(getattr(tokenizer, "split_special_tokens", False))]
+
+
+def _hash(key: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+
+
+def _tokenize(table: pa.Table, *, encode: _Encode, dtype: np.dtype[Any], count_bytes: bool) -> pa.Table:
+    ids, lengths, num_bytes = encode(table.column("text").to_pylist(), count_bytes=count_bytes)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    columns = {"input_ids": pa.ListArray.from_arrays(offsets, pa.array(ids.astype(dtype)))}
+    if count_bytes:
+        columns["num_bytes"] = pa.ListArray.from_arrays(offsets, pa.array(num_bytes))
+    return pa.table(columns)
+
+
+def _flat(table: pa.Table, column: str) -> np.ndarray:
+    flat: np.ndarray = table.column(column).combine_chunks().flatten().to_numpy()
+    return flat
+
+
+def _lengths(tokens: datasets.Dataset) -> np.ndarray:
+    lengths = [chunk.value_lengths().to_numpy() for chunk in tokens.data.column("input_ids").chunks]
+    return _join(lengths, np.int64)
+
+
+def _pack(
+    table: pa.Table, indices: Sequence[int], *, tokens: datasets.Dataset, ends: np.ndarray, block_size: int
+) -> pa.Table:
+    """The blocks whose last token lies in these documents, with their heads from the documents before."""
+    first, last = indices[0], indices[-1]
+    start = int(ends[first - 1]) if first else 0
+    head = start // block_size * block_size
+    stop = int(ends[last]) // block_size * block_size
+    flat = _flat(table, "input_ids")
+    if head < start:
+        opening = int(np.searchsorted(ends, head, side="right"))
+        before = _flat(tokens[opening:first], "input_ids")
+        flat = np.concatenate([before[len(before) - (start - head) :], flat])
+    values = pa.array(flat[: max(0, stop - head)])
+    return pa.table({"input_ids": pa.FixedSizeListArray.from_arrays(values, block_size)})
+
+
+def _predicted_bytes(tokens: datasets.Dataset, num_blocks: int, block_size: int) -> int:
+    flat = _flat(tokens.data.table, "num_bytes")[: num_blocks * block_size]
+    return int(flat.reshape(num_blocks, block_size)[:, 1:].sum(dtype=np.int64))

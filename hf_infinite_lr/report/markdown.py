@@ -1,0 +1,163 @@
+"""One run as a Markdown report with pictures."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_infinite_lr.announcement import format_rate
+from hf_infinite_lr.metrics import DESCRIPTIONS, TaskMatrix, summary
+from hf_infinite_lr.plots import draw_learning_rate, draw_losses, draw_task_matrix, write_png
+from hf_infinite_lr.report.run import Run, read_run
+from hf_infinite_lr.report.screen import matrix_rows, metric_line, status_line
+from hf_infinite_lr.report.table import NOTHING, count, markdown, number
+
+REPORT_FOLDER = "report"
+REPORT_FILE = "report.md"
+
+_LARGEST_PICTURE = 100
+"""Columns of the largest matrix that is drawn: a picture of more takes minutes and cannot be read."""
+
+
+def write_report(run_dir: str | os.PathLike[str]) -> Path:
+    """
+    Write `report/` of one run: `report.md` and its pictures.
+
+    The files of the run are read and nothing else, so the same run gives the same report. Each file is replaced whole.
+
+    Args:
+        run_dir (`str` or `os.PathLike`):
+            The `output_dir` of the run.
+
+    Returns:
+        `Path`: the Markdown file.
+
+    Raises:
+        ValueError: no run lies there, or its files are not whole.
+    """
+    run = read_run(run_dir)
+    folder = run.path / REPORT_FOLDER
+    pictures = _write_pictures(run, folder)
+    sections = [f"# {run.path.resolve().name}", status_line(run, "This run")]
+    for matrix in run.matrices:
+        sections += _matrix_section(run, matrix, pictures)
+    sections += _numbers_section(run)
+    sections += _rate_section(run, pictures)
+    if "loss.png" in pictures:
+        sections += ["## Losses", "![loss per task](loss.png)"]
+    sections += _spent_section(run)
+    for title, key in (("Compute", "compute"), ("Settings", "settings"), ("Versions", "versions")):
+        if run.state.get(key):
+            sections += [f"## {title}", _mapping_table(run.state[key])]
+    return write_text("\n\n".join(sections) + "\n", folder / REPORT_FILE)
+
+
+def write_text(text: str, target: Path) -> Path:
+    """Write a text file, through a temporary file beside its target."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, target)
+    finally:
+        aside.unlink(missing_ok=True)
+    return target
+
+
+def _write_pictures(run: Run, folder: Path) -> list[str]:
+    figures = {}
+    curve, matrix = run.curve(), run.shown_matrix
+    if curve is not None:
+        figures["learning_rate.png"] = draw_learning_rate(
+            curve, title=f"{run.state['schedule']['name']} learning rate"
+        )
+    losses, points = run.training_losses(), run.evaluations(matrix) if matrix else {}
+    if losses or any(points.values()):
+        label = metric_line(run, matrix) if matrix else ""
+        figures["loss.png"] = draw_losses(losses, points, run.spans(), evaluation_label=label)
+    for each in run.matrices:
+        if len(each.columns) <= _LARGEST_PICTURE:
+            figures[_picture_name(each)] = draw_task_matrix(each, title=metric_line(run, each))
+    for name, figure in figures.items():
+        write_png(figure, folder / name)
+    return list(figures)
+
+
+def _picture_name(matrix: TaskMatrix) -> str:
+    safe = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in matrix.metric)
+    return f"task_matrix.{safe}.png"
+
+
+def _matrix_section(run: Run, matrix: TaskMatrix, pictures: Sequence[str]) -> list[str]:
+    picture = _picture_name(matrix)
+    section = [
+        f"## Task matrix: {metric_line(run, matrix)}",
+        "Row = after training a task, column = evaluated on; columns in brackets are evaluated only; "
+        f"`{NOTHING}` = not evaluated.",
+        markdown(matrix_rows(run, matrix)),
+    ]
+    if picture in pictures:
+        section.append(f"![task matrix of {matrix.metric}]({picture})")
+    return section
+
+
+def _numbers_section(run: Run) -> list[str]:
+    if not run.matrices:
+        return []
+    summaries = [summary(matrix) for matrix in run.matrices]
+    rows = [["number", *(matrix.metric for matrix in run.matrices), "convention"]]
+    rows += [[f"`{key}`", *(number(each[key]) for each in summaries), text] for key, text in DESCRIPTIONS.items()]
+    return ["## Learned and forgotten", markdown(rows)]
+
+
+def _rate_section(run: Run, pictures: Sequence[str]) -> list[str]:
+    schedule, names = run.state["schedule"], [task["name"] for task in run.tasks]
+    section = [f"## Learning rate: {schedule['name']}"]
+    if schedule.get("arguments"):
+        section.append(_mapping_table(schedule["arguments"]))
+    if "learning_rate.png" in pictures:
+        section.append("![learning rate](learning_rate.png)")
+    rows = [["phase", "task", "from step", "to step", "rate at its start", "rate at its end"]]
+    for phase in schedule.get("phases") or ():
+        steps = (count(phase["start_step"]), "open" if phase["end_step"] is None else count(phase["end_step"]))
+        rates = (format_rate(phase["start_rate"]), format_rate(phase["end_rate"]))
+        rows.append([phase["name"], names[phase["task"]], *steps, *rates])
+    return [*section, markdown(rows)] if len(rows) > 1 else section
+
+
+def _spent_section(run: Run) -> list[str]:
+    head = ["task", "steps", "updates spent", "updates on the path", "samples spent", "samples on the path"]
+    rows = [[*head, "samples for the release only", "samples unused", "trunk", "release"]]
+    for task in run.tasks:
+        known = task if run.has_ended(task) else {}
+        counts = [
+            (known.get(kind) or {}).get(part) for kind in ("updates", "samples") for part in ("spent", "on_path")
+        ]
+        links = [f"[{task[kind]}](../{task[kind]})" if task.get(kind) else NOTHING for kind in ("trunk", "release")]
+        kept = [count(_samples_for_release(run, task)), count(task.get("num_unused_samples"))]
+        rows.append([task["name"], count(task.get("num_steps")), *map(count, counts), *kept, *links])
+    text = (
+        "Counts add up over the tasks. Spent: all that was computed until this release. On the path: what is in the "
+    )
+    text += (
+        "history of the released weights; branches of earlier tasks are not. Samples for the release only: the trunk "
+    )
+    text += "never trains on them. Samples unused: a pass is whole global batches, and these fill none."
+    return ["## Spent", text, markdown(rows)]
+
+
+def _samples_for_release(run: Run, task: Mapping[str, Any]) -> int | None:
+    """Samples of a task that its branch alone has seen: those of the annealing, unless the trunk repeats them."""
+    settings = run.state.get("settings") or {}
+    if task.get("branch_step") is None or settings.get("anneal_budget") == "extra":
+        return 0
+    size = settings.get("global_batch_size")
+    return None if size is None else size * (task["end_step"] - task["branch_step"])
+
+
+def _mapping_table(values: Mapping[str, Any]) -> str:
+    rows = [["name", "value"]]
+    for name, value in sorted(values.items()):
+        rows.append([f"`{name}`", value if isinstance(value, str) else json.dumps(value, default=str)])
+    return markdown(rows)

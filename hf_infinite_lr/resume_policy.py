@@ -1,0 +1,306 @@
+"""What a schedule does when the arguments differ from those of the checkpoint: continue, override or anneal.
+
+Pure: a saved and a new [`ScheduleState`] go in, the state to go on with comes out.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hf_infinite_lr.announcement import format_rate, is_main_process
+from hf_infinite_lr.arguments import RATE_KEYS
+from hf_infinite_lr.schedules import Phase, Schedule, check_steps_or_share, resolve_share
+
+logger = logging.getLogger(__name__)
+
+STATE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ScheduleState:
+    """All that a checkpoint knows about a schedule.
+
+    Args:
+        name (`str`):
+            Name of the schedule.
+        arguments (`Mapping[str, Any]`):
+            The arguments that the schedule was built from, as plain Python values.
+        on_resume (`str`):
+            The policy in force.
+        schedule ([`~hf_infinite_lr.schedules.Schedule`]):
+            The resulting phases.
+        base_lrs (`tuple[float, ...]`):
+            Peak rate of each parameter group.
+        position (`int`):
+            Updates done.
+    """
+
+    name: str
+    arguments: Mapping[str, Any]
+    on_resume: str
+    schedule: Schedule
+    base_lrs: tuple[float, ...]
+    position: int
+
+    @property
+    def rate(self) -> float:
+        """Rate of the first parameter group at the position."""
+        return self.base_lrs[0] * self.schedule(self.position)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain Python values, which load under `torch.load(weights_only=True)`."""
+        return {
+            "version": STATE_VERSION,
+            "name": self.name,
+            "arguments": dict(self.arguments),
+            "on_resume": self.on_resume,
+            "schedule": self.schedule.to_dict(),
+            "base_lrs": list(self.base_lrs),
+            "last_epoch": self.position,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ScheduleState":
+        """Rebuild a state from [`~ScheduleState.to_dict`], or from another torch scheduler's state.
+
+        Of another scheduler's state the position and the rates are known, but not the curve.
+
+        Raises:
+            `ValueError`: when the state was written by a newer version of this package.
+        """
+        if "version" not in values:
+            base_lrs = tuple(float(rate) for rate in values["base_lrs"])
+            factor = float(values["_last_lr"][0]) / base_lrs[0] if base_lrs[0] else 0.0
+            hold = Schedule((Phase("constant", 0, None, factor, factor, "constant"),))
+            return cls("another scheduler", {}, "continue", hold, base_lrs, int(values["last_epoch"]))
+        if values["version"] > STATE_VERSION:
+            raise ValueError(
+                f"The scheduler state has version {values['version']}, but this hf_infinite_lr reads up to"
+                f" {STATE_VERSION}; use the newer release that wrote it."
+            )
+        return cls(
+            values["name"],
+            values["arguments"],
+            values["on_resume"],
+            Schedule.from_dict(values["schedule"]),
+            tuple(values["base_lrs"]),
+            values["last_epoch"],
+        )
+
+
+def resume(saved: ScheduleState, new: ScheduleState, *, rewinds: bool = False) -> ScheduleState:
+    """Decide how to go on from a checkpoint.
+
+    Equal arguments go on as saved. Else `continue` keeps the travelled phases, the current one and all rates, and
+    takes lengths and shapes of later phases from `new`; `override` takes all of `new`; `anneal` starts annealing at
+    the saved position. The result carries the new arguments, so that the same policy does not act again.
+
+    Args:
+        saved ([`ScheduleState`]):
+            From the checkpoint.
+        new ([`ScheduleState`]):
+            From the arguments of this run; its position is ignored.
+        rewinds (`bool`, *optional*, defaults to `False`):
+            The caller goes back to the trunk by itself, so that an annealed checkpoint need not be refused.
+
+    Returns:
+        [`ScheduleState`]: at the saved position.
+
+    Raises:
+        `ValueError`: when the policy cannot act; one sentence that says what can be done.
+    """
+    if len(saved.base_lrs) != len(new.base_lrs):
+        raise ValueError(
+            f"The checkpoint's scheduler has {len(saved.base_lrs)} parameter groups, but the optimizer has"
+            f" {len(new.base_lrs)}; they must agree."
+        )
+    same = saved.name == new.name and saved.arguments == new.arguments
+    if same and new.on_resume in ("continue", saved.on_resume):
+        return saved
+    policies = {"continue": _continue, "override": _override, "anneal": _anneal}
+    resumed = policies[new.on_resume](saved, new, rewinds)
+    _log_changes(saved, new, resumed)
+    return resumed
+
+
+def _override(saved: ScheduleState, new: ScheduleState, rewinds: bool) -> ScheduleState:  # noqa: ARG001
+    return replace(new, position=saved.position)
+
+
+def _anneal(saved: ScheduleState, new: ScheduleState, rewinds: bool) -> ScheduleState:  # noqa: ARG001
+    """Anneal from the saved position over `num_anneal_steps`; the travelled phases are kept for the record."""
+    if new.name != "infinite":
+        raise ValueError(f"on_resume='anneal' needs the infinite schedule; this run has {new.name}.")
+    start = saved.schedule(saved.position)
+    end = new.arguments["min_lr"] / saved.base_lrs[0] if "min_lr" in new.arguments else new.arguments["min_lr_ratio"]
+    if start < end:
+        raise ValueError(
+            f"on_resume='anneal': the floor ({format_rate(end * saved.base_lrs[0])}) must not be above the rate at"
+            f" step {saved.position} ({format_rate(saved.rate)})."
+        )
+    num_steps = _num_anneal_steps(saved, new)
+    shape = new.arguments["anneal_type"]
+    if shape == "exponential" and end <= 0.0:
+        raise ValueError(
+            "min_lr_ratio=0 cannot be reached by anneal_type='exponential'; linear, cosine and 1-sqrt can."
+        )
+    travelled = _cut(saved.schedule, saved.position)
+    task = travelled[-1].task if travelled else 0
+    phases = (*travelled, Phase("anneal", task, num_steps, start, end, shape))
+    return replace(new, schedule=Schedule(phases), base_lrs=saved.base_lrs, position=saved.position)
+
+
+def _num_anneal_steps(saved: ScheduleState, new: ScheduleState) -> int:
+    value = new.arguments["num_anneal_steps"]
+    check_steps_or_share("num_anneal_steps", value)
+    end = new.arguments.get("num_training_steps") or new.schedule.num_steps
+    if isinstance(value, float) and value and (end is None or end <= saved.position):
+        raise ValueError(
+            f"num_anneal_steps={value!r} is a share of the remaining steps, but none remain known at step"
+            f" {saved.position}; give num_anneal_steps in steps."
+        )
+    num_steps = resolve_share("num_anneal_steps", value, (end or 0) - saved.position)
+    if num_steps == 0:
+        raise ValueError(f"num_anneal_steps={value!r} must be above 0 with on_resume='anneal'.")
+    return num_steps
+
+
+def _cut(schedule: Schedule, position: int) -> tuple[Phase, ...]:
+    """Return phases with the schedule's values before `position`, exactly `position` steps long.
+
+    The last one may be a part of a phase; as its values lie behind, it is kept as a constant at its last value.
+    """
+    if position == 0:
+        return ()
+    index, phase, first_step = schedule.at(position)
+    done = position - first_step
+    if done == 0:
+        return schedule.phases[:index]
+    if phase.num_steps is not None and done >= phase.num_steps:
+        hold = done - phase.num_steps
+        rest = (Phase("constant", phase.task, hold, phase.end, phase.end, "constant"),) if hold else ()
+        return (*schedule.phases[: index + 1], *rest)
+    value = phase(done)
+    return (*schedule.phases[:index], replace(phase, num_steps=done, start=value, end=value, shape="constant"))
+
+
+def _continue(saved: ScheduleState, new: ScheduleState, rewinds: bool) -> ScheduleState:
+    if saved.name != new.name:
+        raise ValueError(
+            f"lr_scheduler_type={new.name!r}: the checkpoint was trained with {saved.name!r}, which on_resume=continue"
+            " cannot go on with; pass on_resume=override to apply the new schedule from the next update."
+        )
+    if not rewinds:
+        _refuse_annealed(saved, new)
+    schedule = _keep_travelled(saved.schedule, new.schedule, saved.position)
+    return replace(new, schedule=schedule, base_lrs=saved.base_lrs, position=saved.position)
+
+
+def _refuse_annealed(saved: ScheduleState, new: ScheduleState) -> None:
+    old = saved.schedule
+    begun = _begun(old, saved.position)
+    if begun is None or old.phases[begun].name != "anneal":
+        return
+    planned = begun + 1 < len(old.phases) and old.phases == new.schedule.phases[: len(old.phases)]
+    if planned and saved.base_lrs == new.base_lrs:
+        return
+    branch = old.boundaries[begun]
+    raise ValueError(
+        f"checkpoint-{saved.position} is annealed (rate {format_rate(saved.rate)}); continue from checkpoint-{branch},"
+        " or pass on_resume=override to jump back to the constant"
+    )
+
+
+def _begun(schedule: Schedule, position: int) -> int | None:
+    """Return the index of the phase in which the last update before `position` was made."""
+    return None if position == 0 else schedule.at(position - 1).phase_index
+
+
+def _ranks(schedule: Schedule) -> list[tuple[int, int]]:
+    """Return a sort key for each phase: its task, and its place in a task's order of phases."""
+    order = {"warmup": 0, "cooldown_to_constant": 1, "constant": 2, "anneal": 3, "cosine_decay": 3}
+    ranks: list[tuple[int, int]] = []
+    for phase in schedule.phases:
+        rank = (phase.task, order[phase.name])
+        repeated = bool(ranks) and ranks[-1][0] == phase.task and ranks[-1][1] >= 3
+        ranks.append((phase.task, 4) if repeated and phase.name == "constant" else rank)
+    return ranks
+
+
+def _keep_travelled(old: Schedule, new: Schedule, position: int) -> Schedule:
+    """Join the phases of `old` up to the end of the current one with the later phases of `new` at `old`'s rates.
+
+    A task begins and an annealing ends where `new` says, so that data boundaries stay boundaries of the curve; what
+    lies between is filled with the last value. Warm-up and cool-down keep their lengths.
+    """
+    begun = _begun(old, position)
+    phases: list[Phase] = [] if begun is None else list(old.phases[: begun + 1])
+    if phases and phases[-1].num_steps is None:
+        assert begun is not None
+        phases[-1] = replace(phases[-1], num_steps=position - old.boundaries[begun])
+    reached = (-1, 0) if begun is None else _ranks(old)[begun]
+    cursor = sum(phase.num_steps or 0 for phase in phases)
+    for index, (phase, rank) in enumerate(zip(new.phases, _ranks(new), strict=True)):
+        if rank <= reached:
+            continue
+        first_step = new.boundaries[index]
+        opens_task = index > 0 and new.phases[index - 1].task != phase.task
+        if phases and (opens_task or phase.name == "anneal") and first_step > cursor:
+            _fill(phases, first_step - cursor)
+            cursor = first_step
+        num_steps = phase.num_steps
+        if num_steps is not None and phase.name not in ("warmup", "cooldown_to_constant"):
+            num_steps = first_step + num_steps - cursor
+        if num_steps is not None and num_steps <= 0:
+            continue
+        phases.append(_at_old_rates(replace(phase, num_steps=num_steps), old, phases[-1] if phases else None))
+        cursor += num_steps or 0
+    return Schedule(tuple(phases))
+
+
+def _fill(phases: list[Phase], num_steps: int) -> None:
+    last = phases[-1]
+    if last.name == "constant" and last.num_steps is not None:
+        phases[-1] = replace(last, num_steps=last.num_steps + num_steps)
+    else:
+        phases.append(Phase("constant", last.task, num_steps, last.end, last.end, "constant"))
+
+
+def _at_old_rates(phase: Phase, old: Schedule, previous: Phase | None) -> Phase:
+    """Give a phase the rates that the checkpoint's schedule has for its kind; a kind that it lacks keeps its own."""
+    same_kind = [other for other in old.phases if other.name == phase.name]
+    same_task = [other for other in same_kind if other.task == phase.task]
+    if phase.name == "anneal":
+        start = previous.end if previous is not None else phase.start
+        end = same_kind[-1].end if same_kind else phase.end
+        if phase.shape == "exponential" and end == 0.0:
+            raise ValueError(
+                "anneal_type='exponential' cannot reach the checkpoint's floor of 0, which on_resume=continue keeps;"
+                " linear, cosine and 1-sqrt can."
+            )
+        return replace(phase, start=start, end=end)
+    if phase.name in ("constant", "cooldown_to_constant"):
+        constants = [other.end for other in old.phases if other.name in ("constant", "cooldown_to_constant")]
+        c = constants[0] if constants else phase.end
+        return replace(phase, start=c if phase.name == "constant" else phase.start, end=c)
+    if phase.name == "warmup":
+        return replace(phase, end=same_task[0].end if same_task else phase.end)
+    start = same_task[0].start if same_task else phase.start
+    return replace(phase, start=start, end=same_kind[0].end if same_kind else phase.end)
+
+
+def _log_changes(saved: ScheduleState, new: ScheduleState, resumed: ScheduleState) -> None:
+    if not is_main_process():
+        return
+    rates = f"rate at step {saved.position}: {format_rate(saved.rate)} -> {format_rate(resumed.rate)}"
+    old_arguments = {"lr_scheduler_type": saved.name, **saved.arguments}
+    new_arguments = {"lr_scheduler_type": new.name, **new.arguments}
+    changed = [key for key in {**old_arguments, **new_arguments} if old_arguments.get(key) != new_arguments.get(key)]
+    for key in changed:
+        dropped = new.on_resume == "continue" and key in RATE_KEYS
+        verdict = "not applied, because on_resume=continue keeps the rates; " if dropped else ""
+        change = f"{key} {old_arguments.get(key)!r} -> {new_arguments.get(key)!r}"
+        logger.warning(f"on_resume={new.on_resume}: {change} ({verdict}{rates})")
+    if not changed:
+        logger.warning(f"on_resume={new.on_resume} takes effect ({rates})")

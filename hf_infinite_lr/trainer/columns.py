@@ -1,0 +1,69 @@
+"""Evaluation of every column of the task matrix, without a trace in the training that goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hf_infinite_lr.stream.loading import kept_rng
+from hf_infinite_lr.stream.plan import StreamPlan
+
+from .flow import Stopwatch
+from .host import Host
+from .record import RunRecord
+
+_NO_SCORES = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+
+
+class ColumnEvaluation(Host):
+    """Scores the columns of a stream: its tasks and the evaluation-only datasets."""
+
+    args: Any
+    columns: tuple[str, ...]
+    plan: StreamPlan
+    record: RunRecord
+    score_column: Callable[[str, dict[str, float]], Mapping[str, float]] | None
+    _scores: dict[str, dict[str, float]]
+    _step_seconds: Stopwatch
+    _evaluation_seconds: Stopwatch
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """As in `Trainer`, leaving every RNG as it was; without a dataset, the columns that `evaluate_on` names."""
+        if eval_dataset is None and (self.columns or self.is_in_train):
+            return self._evaluate_columns(self._columns_at(self.state.global_step), ignore_keys, metric_key_prefix)
+        with kept_rng():
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    def _evaluate_columns(
+        self, columns: tuple[str, ...], ignore_keys: list[str] | None = None, prefix: str = "eval"
+    ) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        self.record.train_seconds += self._step_seconds.stop()
+        self._evaluation_seconds.start()
+        with kept_rng():
+            for column in columns:
+                found = super().evaluate(column, ignore_keys, f"{prefix}_{column}")  # type: ignore[arg-type]  # a name will do
+                self._scores[column] = self._scores_of(column, found, f"{prefix}_{column}_")
+                metrics.update(found)
+        self.record.evaluation_seconds += self._evaluation_seconds.stop()
+        if self.is_in_train:
+            self._step_seconds.start()
+        return metrics
+
+    def _scores_of(self, column: str, metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
+        names = {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
+        scores = {name: value for name, value in names.items() if name not in _NO_SCORES}
+        return {**scores, **(self.score_column(column, scores) if self.score_column else {})}
+
+    def _columns_at(self, step: int) -> tuple[str, ...]:
+        tasks = [task.name for task in self.plan.tasks]
+        current = self.plan.task_at(max(step - 1, 0)).index
+        hidden = {
+            "all": [],
+            "seen": tasks[current + 1 :],
+            "current": tasks[:current] + tasks[current + 1 :],
+            "none": list(self.columns),
+        }[self.args.evaluate_on]
+        return tuple(column for column in self.columns if column not in hidden)

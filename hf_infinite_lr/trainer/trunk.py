@@ -1,0 +1,170 @@
+"""Trunk and branches: what is saved where, and how the trunk comes back after a branch."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.trainer_utils import rotate_checkpoints
+
+from hf_infinite_lr.config import schedule_name
+from hf_infinite_lr.schedules import Schedule
+from hf_infinite_lr.stream.loading import StreamBatches
+from hf_infinite_lr.stream.plan import StreamPlan
+
+from . import checkpoints
+from .flow import Stopwatch
+from .host import Host, continual_arguments, portable_arguments, without_bars
+from .record import RunRecord
+from .restore import restore_optimizer, restore_weights
+from .resume import check_branches, same_past
+
+logger = logging.getLogger(__name__)
+
+
+class TrunkAndBranches(Host):
+    """Saves checkpoints, trunks and releases whole or not at all, and restores from them."""
+
+    plan: StreamPlan
+    schedule: Schedule | None
+    record: RunRecord
+    lr_scheduler: Any
+    args: Any
+    _batches: StreamBatches
+    _step_seconds: Stopwatch
+    _host_output_dir: str | None = None
+
+    @property
+    def _output_dir(self) -> Path:
+        return Path(str(self.args.output_dir))
+
+    # ---- Saving ------------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Saves through the host, aside; then the whole directory is named `checkpoint-N`, `trunk/...`, or both."""
+        step = self.state.global_step
+        trunk_task = self.plan.trunk_points.get(step)
+        self.record.train_seconds += self._step_seconds.stop()
+        with checkpoints.incoming(self._output_dir, self.accelerator) as aside:
+            self._host_output_dir = str(aside)
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._host_output_dir = None
+            saved = aside / f"checkpoint-{step}"
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self._complete(saved, step)
+                if trunk_task is not None:
+                    checkpoints.link_tree(saved, aside / "trunk")
+                    checkpoints.move_into_place(aside / "trunk", self._output_dir / "trunk" / trunk_task.directory)
+                if self.args.save_strategy != "no":
+                    checkpoints.move_into_place(saved, self._output_dir / saved.name)
+                    rotate_checkpoints(str(self._output_dir), self.args.save_total_limit, use_mtime=False)
+            self.accelerator.wait_for_everyone()
+        self._batches.forget_before(step)
+        self._write_record()
+        self._step_seconds.start()
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return self._host_output_dir or super()._get_output_dir(trial)
+
+    def _complete(self, directory: Path, step: int) -> None:
+        finished = step >= self.plan.num_steps
+        checkpoints.write_json(directory / checkpoints.STATE, self.record.state(step, finished=finished))
+        checkpoints.write_json(directory / checkpoints.STREAM_STATE, self._batches.state_at(step))
+        checkpoints.write_manifest(directory)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """As the host saves, with `training_args.bin` readable by a process without this package."""
+        output_dir = self.args.output_dir if output_dir is None else output_dir
+        own = self.args
+        self.args = portable_arguments(own)
+        try:
+            with without_bars():
+                super()._save(output_dir, state_dict)
+        finally:
+            self.args = own
+        if own.should_save:
+            checkpoints.write_json(Path(output_dir) / "continual_arguments.json", continual_arguments(own))
+
+    def _release(self, name: str) -> None:
+        with checkpoints.incoming(self._output_dir, self.accelerator) as aside:
+            self.save_model(str(aside / name), _internal_call=True)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                checkpoints.write_manifest(aside / name)
+                checkpoints.move_into_place(aside / name, self._output_dir / "releases" / name)
+            self.accelerator.wait_for_everyone()
+
+    def _write_record(self) -> None:
+        if self.args.should_save:
+            step = self.state.global_step
+            self.record.write(self._output_dir, step, finished=step >= self.plan.num_steps)
+
+    # ---- Restoring ---------------------------------------------------------------------------------------------
+
+    def _raw_optimizer(self) -> torch.optim.Optimizer:
+        prepared: Any = self.optimizer  # by Accelerate, which wraps it
+        return getattr(prepared, "optimizer", prepared)
+
+    def _rewind(self, trunk: Path, step: int) -> None:
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            self._restore_sharded(trunk)
+        else:
+            restore_weights(self.accelerator.unwrap_model(self.model), trunk)
+            if self.args.rewind == "full":
+                restore_optimizer(self._raw_optimizer(), trunk / "optimizer.pt")
+        if self.args.rewind == "full":
+            self._load_scaler(str(trunk))
+            self._load_rng_state(str(trunk))
+        if self.schedule is not None:
+            self.lr_scheduler.set_position(step)
+        logger.info("step %d: back on the trunk of %s (rewind=%s)", step, trunk.name, self.args.rewind)
+
+    def _restore_sharded(self, trunk: Path) -> None:
+        if self.is_deepspeed_enabled:
+            from transformers.integrations.deepspeed import deepspeed_load_checkpoint
+
+            deepspeed_load_checkpoint(self.model_wrapped, str(trunk))
+            return
+        from accelerate.utils import load_fsdp_optimizer
+
+        self._load_from_checkpoint(str(trunk), self.model_wrapped)
+        if self.args.rewind == "full":
+            plugin = self.accelerator.state.fsdp_plugin
+            load_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, str(trunk))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            restore_weights(self.accelerator.unwrap_model(self.model), Path(resume_from_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            if self.schedule is not None:
+                self.lr_scheduler.set_position(self.state.global_step)
+        else:
+            restore_optimizer(self._raw_optimizer(), Path(checkpoint) / "optimizer.pt")
+            self._resume_schedule(torch.load(Path(checkpoint) / "scheduler.pt", weights_only=True))
+
+    def _resume_schedule(self, state: dict[str, Any]) -> None:
+        """A run whose past is the checkpoint's goes on by position alone; else the resume policy decides."""
+        if self.schedule is None:
+            self.lr_scheduler.load_state_dict(state)
+        elif (
+            state.get("name") == schedule_name(self.args)
+            and state["base_lrs"] == self.lr_scheduler.base_lrs
+            and same_past(Schedule.from_dict(state["schedule"]), self.schedule, self.state.global_step)
+        ):
+            self.lr_scheduler.set_position(self.state.global_step)
+        else:
+            self.lr_scheduler.load_state_dict(state)
+            check_branches(self.lr_scheduler.schedule, self.plan)
+            self.schedule = self.lr_scheduler.schedule

@@ -1,0 +1,39 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_infinite_lr.arguments import plain_schedule
+
+RECIPE = Path(__file__).parent.parent / "recipes" / "accelerate_loop.py"
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def rates_of(tmp_path, *launcher):
+    log_file = tmp_path / "rates.json"
+    command = [sys.executable, *launcher, str(RECIPE), "--task_steps", "20", "--log_file", str(log_file)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads(log_file.read_text())
+
+
+@pytest.mark.slow
+def test_rates_of_two_processes_are_those_of_one(tmp_path):
+    schedule, _ = plain_schedule(
+        "infinite", learning_rate=1e-2, num_warmup_steps=4, num_training_steps=None, kwargs={"task_steps": [20, 20]}
+    )
+    one = rates_of(tmp_path)
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    precision = ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    two = rates_of(tmp_path, *launch, *precision, "--main_process_port", free_port())
+    assert one == two == [1e-2 * schedule(step) for step in range(40)]

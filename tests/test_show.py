@@ -1,0 +1,197 @@
+import pytest
+from PIL import Image
+
+from hf_infinite_lr.arguments import schedule_from_arguments
+from hf_infinite_lr.cli.show import show
+
+README = ["--learning_rate", "3e-4", "--warmup_steps", "500", "--max_steps", "10000"]
+
+
+def table(text):
+    lines = text.splitlines()
+    head = next(index for index, line in enumerate(lines) if line.startswith("phase"))
+    rows = [line.replace("task ", "task-").split() for line in lines[head + 1 :]]
+    return [row[:7] for row in rows[: rows.index([])] if row] if [] in rows else [row[:7] for row in rows]
+
+
+def test_a_plain_run_shows_its_phases_its_line_and_its_picture(capsys, tmp_path):
+    picture = tmp_path / "curve.png"
+    assert show([*README, "--lr_scheduler_kwargs", '{"num_anneal_steps": 0.2}', "--output", str(picture)]) == 0
+    captured = capsys.readouterr()
+    assert table(captured.out) == [
+        ["warmup", "task-1", "500", "0", "500", "0", "3.0e-4"],
+        ["cooldown_to_constant", "task-1", "3500", "500", "4000", "3.0e-4", "2.25e-4"],
+        ["constant", "task-1", "4000", "4000", "8000", "2.25e-4", "2.25e-4"],
+        ["anneal", "task-1", "2000", "8000", "10000", "2.25e-4", "3.0e-5"],
+    ]
+    assert "use checkpoint-8000, not checkpoint-10000." in captured.out
+    assert "branches off the trunk at 8000" in captured.out
+    assert captured.err == ""
+    with Image.open(picture) as image:
+        assert image.format == "PNG"
+
+
+def test_single_keys_rule_over_the_mapping_in_both_forms(capsys):
+    mapping = ["--lr_scheduler_kwargs", '{"num_anneal_steps": 0.2, "min_lr": 1e-6}']
+    for dotted in (
+        ["--lr_scheduler_kwargs.num_anneal_steps", "0.15"],
+        ["--lr_scheduler_kwargs.num_anneal_steps=0.15"],
+    ):
+        assert show([*README, *mapping, *dotted]) == 0
+        assert table(capsys.readouterr().out)[-1] == ["anneal", "task-1", "1500", "8500", "10000", "2.25e-4", "1.0e-6"]
+
+
+@pytest.mark.parametrize("steps", [["800", "400"], ["[800, 400]"]])
+def test_a_continual_run_has_the_schedule_of_its_arguments(steps, capsys):
+    assert show(["--task_steps", *steps, "--anneal_budget", "extra", "--learning_rate", "1e-3"]) == 0
+    schedule = schedule_from_arguments(
+        "infinite", task_steps=[800, 400], learning_rate=1e-3, warmup_steps=0.05, kwargs={}, anneal_budget="extra"
+    )
+    rows = table(capsys.readouterr().out)
+    assert [(row[0], int(row[3])) for row in rows] == [
+        (phase.name, start) for phase, start in zip(schedule.phases, schedule.boundaries, strict=False)
+    ]
+    assert [row[1] for row in rows].count("task-2") == 2
+
+
+def test_release_last_anneals_once(capsys):
+    assert show(["--task_steps", "800", "400", "--release", "last"]) == 0
+    assert [row[1] for row in table(capsys.readouterr().out) if row[0] == "anneal"] == ["task-2"]
+
+
+def test_a_schedule_of_transformers_is_one_curve(capsys):
+    assert show(["--lr_scheduler_type", "linear", "--max_steps", "1000", "--warmup_steps", "0.1"]) == 0
+    text = capsys.readouterr().out
+    assert text.splitlines()[0].startswith("  5.0e-5 ")
+    assert "linear  the run   1000     0  1000             0           0" in text
+
+
+def test_a_long_table_is_cut_in_its_middle(capsys):
+    assert show(["--task_steps", *["100"] * 100]) == 0
+    text = capsys.readouterr().out
+    assert "... 143 more phases ..." in text
+    assert len(text.splitlines()) < 90
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["--max_steps", "100", "--warmup_steps", "70"],
+            "The phases are longer than their task: num_warmup_steps 70 + num_cooldown_steps 35 + num_anneal_steps 20 "
+            "= 125, but the first task has 100 steps.",
+        ),
+        (
+            ["--max_steps", "100", "--lr_scheduler_kwargs.num_decay_steps", "5"],
+            "num_decay_steps=5 is not a name of the infinite schedule; here it is num_anneal_steps.",
+        ),
+        (["--max_steps", "100", "--learning_rate", "-1"], "learning_rate=-1.0 must be above 0."),
+        (["--task_steps", "many"], "task_steps='many' must be an integer of 1 or more (optimizer steps of a task)."),
+        (
+            ["--task_steps", "100", "--lr_scheduler_kwargs.on_resume", "no"],
+            "on_resume='no' must be one of continue, override, anneal.",
+        ),
+        (["--task_steps", "100", "--release", "no"], "release='no' must be one of each, last, none."),
+        (["--lr_scheduler_type", "linear"], "max_steps=None: linear needs the steps of the run, 1 or more."),
+        (
+            ["--lr_scheduler_type", "reduce_lr_on_plateau", "--max_steps", "10"],
+            "lr_scheduler_type='reduce_lr_on_plateau' follows the evaluations of a run: there is no curve before it.",
+        ),
+        (
+            ["--lr_scheduler_type", "linear", "--max_steps", "10", "--lr_scheduler_kwargs.foo", "1"],
+            "get_linear_schedule_with_warmup() got an unexpected keyword argument 'foo'",
+        ),
+    ],
+)
+def test_what_a_run_refuses_is_refused_in_the_same_sentence(arguments, sentence, capsys):
+    assert show(arguments) == 1
+    captured = capsys.readouterr()
+    assert captured.err == f"hf-infinite-lr show: {sentence}\n"
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "doubt"),
+    [
+        (
+            ["--task_steps", "1000", "1000", "--lr_scheduler_kwargs.num_anneal_steps", "9"],
+            "The annealing is under 1 % of its task (task 1: 9 of 1000 steps; and 1 more).",
+        ),
+        (["--task_steps", "1000", "--lr_scheduler_kwargs.num_anneal_steps", "10"], None),
+        (
+            [
+                "--lr_scheduler_type",
+                "cosine_rewarm",
+                "--task_steps",
+                "100",
+                "20",
+                "--lr_scheduler_kwargs.num_rewarm_steps",
+                "20",
+            ],
+            "The task is no longer than its re-warm-up, so it ends at the peak (task 2: 20 of 20 steps).",
+        ),
+        (
+            [
+                "--lr_scheduler_type",
+                "cosine_rewarm",
+                "--task_steps",
+                "100",
+                "20",
+                "--lr_scheduler_kwargs.num_rewarm_steps",
+                "11",
+            ],
+            "The re-warm-up takes more than half of its task (task 2: 11 of 20 steps).",
+        ),
+        (["--lr_scheduler_type", "cosine_rewarm", "--task_steps", "100", "20"], None),
+        (
+            ["--task_steps", "100", "--lr_scheduler_kwargs.num_anneal_steps", "60"],
+            "The annealing takes more than half of its task (task 1: 60 of 100 steps).\nwarning: The annealing leaves "
+            "no step at the constant, so the trunk hardly learns from the task (task 1: 60 of 100 steps).",
+        ),
+        (
+            ["--task_steps", "100", "--lr_scheduler_kwargs.min_lr_ratio", "0.75"],
+            "The annealing ends at the rate where it begins, so a release is no better than the trunk "
+            "(task 1: 20 of 100 steps).",
+        ),
+        (
+            ["--max_steps", "100", "--lr_scheduler_kwargs.task_steps", "30"],
+            "The run stops at step 100, but the schedule ends at step 120.",
+        ),
+    ],
+)
+def test_what_is_legal_but_doubtful_is_a_warning(arguments, doubt, capsys):
+    assert show(arguments) == 0
+    assert capsys.readouterr().err == (f"warning: {doubt}\n" if doubt else "")
+
+
+def test_an_unknown_option_is_named(capsys):
+    with pytest.raises(SystemExit) as caught:
+        show([*README, "--lerning_rate", "1"])
+    assert caught.value.code == 2
+    assert "--lerning_rate" in capsys.readouterr().err
+
+
+def test_a_recipe_and_its_overrides_are_shown(capsys, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "objective: causal_lm\n"
+        "model_type: llama\n"
+        "tokenizer_name: bytes\n"
+        "tasks:\n"
+        "  - {name: web, data_files: web.jsonl, num_steps: 100}\n"
+        "  - {name: code, data_files: code.jsonl, num_steps: 50}\n"
+        "lr_scheduler_type: infinite\n"
+        "lr_scheduler_kwargs: {num_anneal_steps: 0.2}\n"
+        "learning_rate: 1.0e-3\n"
+        f"output_dir: {tmp_path / 'out'}\n"
+    )
+    overrides = ["--learning_rate", "2e-3", "--lr_scheduler_kwargs.num_anneal_steps", "0.1"]
+    assert show(["--config", str(recipe), *overrides, "--output", str(tmp_path / "curve.png")]) == 0
+    text = capsys.readouterr().out
+    assert [line.split()[:7] for line in text.splitlines() if line.startswith("anneal")] == [
+        ["anneal", "web", "10", "90", "100", "1.5e-3", "2.0e-4"],
+        ["anneal", "code", "5", "145", "150", "1.5e-3", "2.0e-4"],
+    ]
+    assert (tmp_path / "curve.png").is_file()
+    assert show(["--config", str(tmp_path / "none.yaml")]) == 1
+    assert "none.yaml cannot be read" in capsys.readouterr().err
