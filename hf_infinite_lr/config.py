@@ -74,7 +74,7 @@ class ContinualArguments:
         super().__post_init__()  # type: ignore[misc]  # of the host's arguments
         if isinstance(self.task_steps, int):
             self.task_steps = [self.task_steps]
-        if self.task_steps is not None and any(not isinstance(n, int) or n < 1 for n in self.task_steps):
+        if self.task_steps is not None and any(type(n) is not int or n < 1 for n in self.task_steps):
             raise ValueError(f"task_steps={self.task_steps!r} must be whole numbers above 0.")
         for name, allowed in (
             ("anneal_budget", ANNEAL_BUDGETS),
@@ -147,12 +147,14 @@ def plan_run(args: Any, stream: Stream, global_batch_size: int) -> tuple[Schedul
     schedule = None
     anneal_steps = [0] * len(lengths)
     if schedule_name(args) in OWN_SCHEDULES:
+        given = dict(args.lr_scheduler_kwargs or {})
+        given.pop("on_resume", None)  # shapes no curve; the scheduler takes it
         schedule = schedule_from_arguments(
             schedule_name(args),
             task_steps=lengths,
             learning_rate=args.learning_rate,
             warmup_steps=args.warmup_steps,
-            kwargs=dict(args.lr_scheduler_kwargs or {}),
+            kwargs=given,
             anneal_budget=args.anneal_budget,
             release=args.release,
         )

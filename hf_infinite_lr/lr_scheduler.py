@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from hf_infinite_lr.arguments import ON_RESUME, plain_schedule, plain_value, schedule_from_arguments
+from hf_infinite_lr.arguments import ON_RESUME, plain_value
+from hf_infinite_lr.construction import schedule_from_arguments
+from hf_infinite_lr.plain_run import plain_schedule
 from hf_infinite_lr.resume_policy import ScheduleState, resume
 from hf_infinite_lr.schedules import Phase, Schedule
 
@@ -277,7 +279,8 @@ def get_cosine_rewarm_schedule(
         num_tasks (`int`, *optional*):
             Number of equal tasks, instead of their lengths; the remainder goes to the first.
         num_rewarm_steps (`int` or `float`, *optional*):
-            Warm-up of each later task: steps, or a share of the task. As the first task's if not given.
+            Warm-up of each later task: steps, or a share of the task. As the first task's if not given. A later
+            task that is shorter than its warm-up ends on the way up.
         rewarm_lr_ratio (`float` or `Sequence[float]`, *optional*, defaults to 1.0):
             Peak of every later task relative to the optimizer's rate; a list has one for each later task.
         min_lr_ratio (`float`, *optional*, defaults to 0.1):

@@ -192,13 +192,19 @@ def _source(entry: Mapping[str, Any], key: str, other_keys: Sequence[str]) -> Te
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose `3e-4` is a number, as in YAML 1.2."""
+    """YAML with the scalars of its version 1.2: `3e-4` is a number, and `no` is a word (as in `save_strategy: no`)."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012  # the name and form that PyYAML looks up
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"),
-    list("-+0123456789"),
+    "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
 
 
@@ -208,8 +214,8 @@ def parse_value(text: str) -> Any:
     Example:
 
     ```python
-    >>> parse_value("3e-4"), parse_value("true"), parse_value("{a: 1}"), parse_value("out/run")
-    (0.0003, True, {'a': 1}, 'out/run')
+    >>> parse_value("3e-4"), parse_value("true"), parse_value("no"), parse_value("{a: 1}")
+    (0.0003, True, 'no', {'a': 1})
 
     ```
     """

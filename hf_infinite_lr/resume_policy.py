@@ -254,7 +254,8 @@ def _keep_travelled(old: Schedule, new: Schedule, position: int) -> Schedule:
             num_steps = first_step + num_steps - cursor
         if num_steps is not None and num_steps <= 0:
             continue
-        phases.append(_at_old_rates(replace(phase, num_steps=num_steps), old, phases[-1] if phases else None))
+        whole = _reaches_peak(old, phase.task) and _reaches_peak(new, phase.task)
+        phases.append(_at_old_rates(replace(phase, num_steps=num_steps), old, phases[-1] if phases else None, whole))
         cursor += num_steps or 0
     return Schedule(tuple(phases))
 
@@ -267,8 +268,16 @@ def _fill(phases: list[Phase], num_steps: int) -> None:
         phases.append(Phase("constant", last.task, num_steps, last.end, last.end, "constant"))
 
 
-def _at_old_rates(phase: Phase, old: Schedule, previous: Phase | None) -> Phase:
-    """Give a phase the rates that the checkpoint's schedule has for its kind; a kind that it lacks keeps its own."""
+def _reaches_peak(schedule: Schedule, task: int) -> bool:
+    """Whether the warm-up of a task is not cut off by the task's end."""
+    return any(phase.task == task and phase.name != "warmup" for phase in schedule.phases)
+
+
+def _at_old_rates(phase: Phase, old: Schedule, previous: Phase | None, whole: bool) -> Phase:
+    """Give a phase the rates that the checkpoint's schedule has for its kind; a kind that it lacks keeps its own.
+
+    So does a warm-up that is cut off in one of the two schedules (not `whole`): where it ends says nothing of a peak.
+    """
     same_kind = [other for other in old.phases if other.name == phase.name]
     same_task = [other for other in same_kind if other.task == phase.task]
     if phase.name == "anneal":
@@ -285,8 +294,10 @@ def _at_old_rates(phase: Phase, old: Schedule, previous: Phase | None) -> Phase:
         c = constants[0] if constants else phase.end
         return replace(phase, start=c if phase.name == "constant" else phase.start, end=c)
     if phase.name == "warmup":
-        return replace(phase, end=same_task[0].end if same_task else phase.end)
+        return replace(phase, end=same_task[0].end if same_task and whole else phase.end)
     start = same_task[0].start if same_task else phase.start
+    if previous is not None and previous.task == phase.task:
+        start = previous.end
     return replace(phase, start=start, end=same_kind[0].end if same_kind else phase.end)
 
 

@@ -122,6 +122,11 @@ def same_tensors(one, other):
 
 def same_end(one, other):
     """Whether two runs ended with the same weights, optimizer and scores, bit for bit."""
+    return same_model(one, other) and one.record.matrices == other.record.matrices
+
+
+def same_model(one, other):
+    """Whether two runs ended with the same weights and optimizer, bit for bit."""
     moments = [
         [value for state in run.optimizer.state_dict()["state"].values() for value in state.values()]
         for run in (one, other)
@@ -130,7 +135,6 @@ def same_end(one, other):
         same_tensors(one.model.state_dict(), other.model.state_dict())
         and len(moments[0]) == len(moments[1]) > 0
         and all(torch.equal(a, b) for a, b in zip(*moments, strict=True))
-        and one.record.matrices == other.record.matrices
     )
 
 

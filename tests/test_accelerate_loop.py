@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_infinite_lr.arguments import plain_schedule
+from hf_infinite_lr.plain_run import plain_schedule
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "accelerate_loop.py"
 

@@ -128,6 +128,7 @@ def test_extra_counts_what_the_trunk_repeats(extra):
     assert state["num_steps"] == done.state.global_step == 25
 
 
+@pytest.mark.slow
 def test_nothing_saved_needs_the_plugin_or_holds_the_token(within):
     done, out = within
     saved = [str(path.parent) for path in out.rglob("model.safetensors")]

@@ -2,6 +2,7 @@ import copy
 import io
 import logging
 import pickle
+from itertools import pairwise
 
 import pytest
 import torch
@@ -235,6 +236,18 @@ class TestContinue:
         assert scheduler.rate_at(75) == pytest.approx(0.1 * LR)
         assert scheduler.rate_at(105) == pytest.approx(LR)
         assert run(scheduler, 20) == [make_cosine(num_tasks=2).rate_at(n) for n in range(30, 50)]
+
+    @pytest.mark.parametrize(("old", "new"), [(10, 40), (40, 10)])
+    @pytest.mark.parametrize("position", [20, 35])
+    def test_a_warm_up_that_only_one_of_the_two_cuts_off(self, old, new, position):
+        kwargs = {"num_rewarm_steps": 20, "num_training_steps": None}
+        state = saved_at(position, make_cosine, task_steps=[30, old], **kwargs)
+        scheduler = load(make_cosine(task_steps=[30, new], **kwargs), state)
+        steps = [scheduler.rate_at(n) for n in range(30, 30 + new + 1)]
+        assert steps[0] == 0.0
+        assert all(abs(after - before) < 0.08 * LR for before, after in pairwise(steps))
+        if position < 30:
+            assert steps == [make_cosine(task_steps=[30, new], **kwargs).rate_at(n) for n in range(30, 31 + new)]
 
 
 class TestOverride:

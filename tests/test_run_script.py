@@ -1,9 +1,13 @@
+import importlib.util
+import json
 import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM
 
 from hf_infinite_lr.cli import run as run_module
 
@@ -28,16 +32,15 @@ class Counting(torch.utils.data.Dataset):
         tokens = torch.arange(index % 7, index % 7 + 8)
         return {"input_ids": tokens, "labels": tokens}
 """
-SFT_SCRIPT = """
-from datasets import Dataset
-from transformers import ByT5Tokenizer, HfArgumentParser, LlamaConfig, LlamaForCausalLM
-from trl import SFTConfig, SFTTrainer
+LOADING = """
+import sys
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-(args,) = HfArgumentParser(SFTConfig).parse_args_into_dataclasses()
-sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
-config = LlamaConfig(vocab_size=384, num_attention_heads=2, num_key_value_heads=2, **sizes)
-dataset = Dataset.from_dict({"text": ["the quick brown fox", "jumps over the lazy dog"] * 20})
-SFTTrainer(LlamaForCausalLM(config), args, train_dataset=dataset, processing_class=ByT5Tokenizer()).train()
+AutoModelForCausalLM.from_pretrained("out")
+AutoTokenizer.from_pretrained("out")
+name = torch.load("out/training_args.bin", weights_only=False).lr_scheduler_type
+print(type(name).__name__, name, "hf_infinite_lr" in sys.modules)
 """
 FLAGS = ["--use_cpu", "--report_to", "none", "--disable_tqdm", "true", "--learning_rate", "1e-3"]
 
@@ -45,13 +48,12 @@ FLAGS = ["--use_cpu", "--report_to", "none", "--disable_tqdm", "true", "--learni
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "trainer_script.py").write_text(TRAINER_SCRIPT)
-    (tmp_path / "sft_script.py").write_text(SFT_SCRIPT)
     (tmp_path / "neighbour.py").write_text(NEIGHBOUR)
     return tmp_path
 
 
 def launch(folder, *words):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, env=environment)
 
 
@@ -69,11 +71,42 @@ def test_a_trainer_script_unchanged(folder):
     assert [path.name for path in (folder / "out").iterdir()] == ["checkpoint-8"]
 
 
+@pytest.fixture
+def sft_folder(tmp_path):
+    """A model, its tokenizer and texts on disk, as TRL's script takes them."""
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    config = LlamaConfig(vocab_size=384, num_attention_heads=2, num_key_value_heads=2, **sizes)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
+    ByT5Tokenizer().save_pretrained(tmp_path / "model")
+    (tmp_path / "data").mkdir()
+    lines = [json.dumps({"text": f"the quick brown fox jumps over {n} lazy dogs"}) for n in range(40)]
+    (tmp_path / "data" / "train.jsonl").write_text("\n".join(lines))
+    return tmp_path
+
+
 @pytest.mark.slow
-def test_an_sft_script_unchanged(folder):
-    done = launch(folder, "-m", "hf_infinite_lr", "run", "sft_script.py", *flags(folder, "infinite"))
+@pytest.mark.parametrize(
+    ("name", "line", "checkpoints"),
+    [
+        (
+            "infinite",
+            "annealing to 10 (to 1.0e-4). To continue on new data later, use checkpoint-8,",
+            {"checkpoint-8"},
+        ),
+        ("cosine_rewarm", "cosine_rewarm: warm-up 0–2 (to 1.0e-3), cosine to 10 (to 1.0e-4).", set()),
+    ],
+)
+def test_the_script_that_trl_ships(sft_folder, name, line, checkpoints):
+    spec = importlib.util.find_spec("trl")
+    assert spec is not None
+    script = Path(spec.origin).parent / "scripts" / "sft.py"
+    given = ["--model_name_or_path", "model", "--dataset_name", "data", "--lr_scheduler_kwargs", '{"min_lr": 1e-4}']
+    done = launch(sft_folder, "-m", "hf_infinite_lr", "run", str(script), *given, *flags(sft_folder, name))
     assert done.returncode == 0, done.stderr
-    assert (folder / "out" / "checkpoint-8" / "model.safetensors").exists()
+    assert done.stderr.count(line) == 1
+    assert {path.name for path in (sft_folder / "out").glob("checkpoint-*")} == checkpoints
+    loaded = launch(sft_folder, "-c", LOADING)
+    assert loaded.stdout.split() == ["str", name, "False"], loaded.stderr
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.optimization import get_linear_schedule_with_warmup, get_wsd_schedule
 
-from hf_infinite_lr.arguments import schedule_from_arguments
+from hf_infinite_lr.construction import schedule_from_arguments
 from hf_infinite_lr.schedules import Phase, Schedule, cosine_rewarm, infinite, resolve_share
 
 PEAK, CONSTANT, FLOOR = 3e-4, 1.65e-4, 3e-5
@@ -104,6 +104,22 @@ def test_repeated_cosine_is_the_authors_baseline():
 
     expected = [rate(n, peak) for peak in (1.0, 1.0, 0.5) for n in range(total)] + [0.1, 0.1]
     assert [schedule(n) for n in range(3 * total + 2)] == pytest.approx(expected, rel=1e-9, abs=0)
+
+
+@pytest.mark.parametrize("num_rewarm", [4, 5, 20])
+def test_a_later_task_cuts_its_warm_up_off(num_rewarm):
+    task_steps, warmup_steps = [8, 4, 4], [2, num_rewarm, 2]
+    schedule = cosine_rewarm(task_steps, warmup_steps=warmup_steps, peak_ratios=[1.0, 0.8, 1.0], min_ratio=0.1)
+    whole = cosine_rewarm([8, 40], warmup_steps=[2, num_rewarm], peak_ratios=[1.0, 0.8], min_ratio=0.1)
+    assert [schedule(n) for n in range(12)] == pytest.approx([whole(n) for n in range(12)], rel=1e-12)
+    assert [(phase.name, phase.num_steps) for phase in schedule.phases if phase.task == 1] == [("warmup", 4)]
+    assert schedule.phases[2].end == pytest.approx(0.8 * 4 / num_rewarm, rel=1e-12)
+    assert (schedule.num_steps, schedule(12), schedule(14)) == (16, 0.0, 1.0)
+
+
+def test_a_run_that_ends_inside_a_warm_up_holds_the_rate():
+    schedule = cosine_rewarm([8, 4], warmup_steps=[2, 16], peak_ratios=[1.0, 1.0], min_ratio=0.1)
+    assert schedule(12) == schedule(10**9) == 0.25
 
 
 @pytest.mark.parametrize("budget", ["within", "extra"])
@@ -255,7 +271,10 @@ def build(name="infinite", task_steps=(100, 100), learning_rate=1e-3, warmup_ste
         ({"name": "cosine_rewarm", "rewarm_lr_ratio": [0.5, 0.5]}, r"rewarm_lr_ratio=\[0.5, 0.5\] .* first: 1"),
         ({"name": "cosine_rewarm", "rewarm_lr_ratio": 0.0}, "rewarm_lr_ratio=0.0 must be above 0"),
         ({"name": "cosine_rewarm", "rewarm_lr_ratio": 0.05}, "min_lr_ratio=0.1 must not be above the peak of task 2"),
-        ({"name": "cosine_rewarm", "num_rewarm_steps": 200}, "num_rewarm_steps 200, but task 2 has 100 steps"),
+        (
+            {"name": "cosine_rewarm", "warmup_steps": 101},
+            "num_warmup_steps 101, but the first task has 100 steps",
+        ),
         ({"name": "cosine_rewarm", "min_lr_rate": 0.1}, "min_lr_rate=0.1 .* here it is min_lr_ratio"),
         ({"name": "cosine_rewarm", "num_anneal_steps": 0.1}, "num_anneal_steps=0.1 is not a key"),
         ({"name": "cosine"}, "lr_scheduler_type='cosine' must be one of infinite, cosine_rewarm"),

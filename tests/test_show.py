@@ -1,8 +1,8 @@
 import pytest
 from PIL import Image
 
-from hf_infinite_lr.arguments import schedule_from_arguments
 from hf_infinite_lr.cli.show import show
+from hf_infinite_lr.construction import schedule_from_arguments
 
 README = ["--learning_rate", "3e-4", "--warmup_steps", "500", "--max_steps", "10000"]
 
@@ -85,6 +85,10 @@ def test_a_long_table_is_cut_in_its_middle(capsys):
             ["--max_steps", "100", "--lr_scheduler_kwargs.num_decay_steps", "5"],
             "num_decay_steps=5 is not a name of the infinite schedule; here it is num_anneal_steps.",
         ),
+        (
+            ["--lr_scheduler_type", "cosine_rewarm", "--task_steps", "20", "100", "--warmup_steps", "25"],
+            "The phases are longer than their task: num_warmup_steps 25, but the first task has 20 steps.",
+        ),
         (["--max_steps", "100", "--learning_rate", "-1"], "learning_rate=-1.0 must be above 0."),
         (["--task_steps", "many"], "task_steps='many' must be an integer of 1 or more (optimizer steps of a task)."),
         (
@@ -128,7 +132,13 @@ def test_what_a_run_refuses_is_refused_in_the_same_sentence(arguments, sentence,
                 "--lr_scheduler_kwargs.num_rewarm_steps",
                 "20",
             ],
-            "The task is no longer than its re-warm-up, so it ends at the peak (task 2: 20 of 20 steps).",
+            "The task is no longer than its re-warm-up, so its rate only rises and never decays "
+            "(task 2: 20 of 20 steps).",
+        ),
+        (
+            ["--lr_scheduler_type", "cosine_rewarm", "--task_steps", "100", "20", "--warmup_steps", "25"],
+            "The task is no longer than its re-warm-up, so its rate only rises and never decays "
+            "(task 2: 20 of 20 steps).",
         ),
         (
             [

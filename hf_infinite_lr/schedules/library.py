@@ -168,7 +168,8 @@ def cosine_rewarm(
 
     In a task of `T` steps with warm-up `W` and peak `P`: `P n / W`, then
     `m + (P - m) / 2 (1 + cos(pi (n - W) / (T - W)))`, with `n` counted in the task (the baseline of
-    Singh et al. 2025; re-warming and re-decaying of Ibrahim et al. 2024).
+    Singh et al. 2025; re-warming and re-decaying of Ibrahim et al. 2024). A later task that is shorter than its
+    warm-up (`W > T`) cuts the warm-up off: the rate ends at `P T / W`.
 
     Args:
         task_steps (`Sequence[int]`):
@@ -184,28 +185,25 @@ def cosine_rewarm(
         [`Schedule`]: of the global step.
 
     Raises:
-        `ValueError`: when a warm-up is longer than its task.
+        `ValueError`: when the warm-up of the first task is longer than the task.
 
     >>> schedule = cosine_rewarm([10, 10], warmup_steps=[2, 2], peak_ratios=[1.0, 0.5], min_ratio=0.1)
     >>> [round(schedule(step), 3) for step in (0, 2, 6, 10, 12, 20)]
     [0.0, 1.0, 0.55, 0.0, 0.5, 0.1]
     """
     assert len(task_steps) == len(warmup_steps) == len(peak_ratios) > 0, "one warm-up and one peak for each task"
-    for task, (length, num_warmup) in enumerate(zip(task_steps, warmup_steps, strict=True)):
-        if num_warmup > length:
-            field = "num_rewarm_steps" if task else "num_warmup_steps"
-            raise ValueError(
-                f"The phases are longer than their task: {field} {num_warmup}, but task {task + 1} has {length} steps."
-            )
-    tasks = zip(task_steps, warmup_steps, peak_ratios, strict=True)
-    return Schedule(
-        tuple(
-            chain.from_iterable(
-                _phases(
-                    ("warmup", task, num_warmup, 0.0, peak, "linear", None),
-                    ("cosine_decay", task, length - num_warmup, peak, min_ratio, "cosine", None),
-                )
-                for task, (length, num_warmup, peak) in enumerate(tasks)
-            )
+    if warmup_steps[0] > task_steps[0]:
+        raise ValueError(
+            f"The phases are longer than their task: num_warmup_steps {warmup_steps[0]}, but the first task has"
+            f" {task_steps[0]} steps."
         )
-    )
+
+    def task_phases(task: int) -> Iterator[Phase]:
+        length, num_warmup, peak = task_steps[task], warmup_steps[task], peak_ratios[task]
+        reached = peak if num_warmup <= length else peak * length / num_warmup
+        return _phases(
+            ("warmup", task, min(num_warmup, length), 0.0, reached, "linear", None),
+            ("cosine_decay", task, max(length - num_warmup, 0), peak, min_ratio, "cosine", None),
+        )
+
+    return Schedule(tuple(chain.from_iterable(map(task_phases, range(len(task_steps))))))

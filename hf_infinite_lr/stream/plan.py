@@ -146,8 +146,14 @@ class StreamPlan:
         Example: two tasks of 10 steps with a branch of 2. The second release has 8 + 10 = 18 updates behind it,
         of 20 that the run has spent.
         """
-        earlier = sum(segment.num_steps for segment in self.segments if segment.task < task.index and segment.on_trunk)
-        return earlier + task.num_steps
+        return self._trunk_steps_before[task.index] + task.num_steps
+
+    @cached_property
+    def _trunk_steps_before(self) -> list[int]:
+        steps = [0] * len(self.tasks)
+        for segment in self.segments:
+            steps[segment.task] += segment.num_steps if segment.on_trunk else 0
+        return list(accumulate(steps, initial=0))
 
     def epochs_at(self, step: int) -> float:
         """Passes over tasks completed after `step` updates; a streaming task counts as one pass.

@@ -56,8 +56,8 @@ class StreamReader:
     def __init__(self, name: str, dataset: Any, seed: int, task: int, block_size: int = BLOCK_SIZE) -> None:
         self.name, self.dataset, self.seed, self.task, self.block_size = name, dataset, seed, task, block_size
         self._has_state = _keeps_no_samples(dataset)
-        # A `datasets` stream starts over when told so; its state may be that of an earlier reading.
-        self._first = BlockState(dataset=None if isinstance(dataset, IterableDataset) else self._dataset_state())
+        # A new iteration starts over; the dataset's state may still be that of an earlier reading.
+        self._first = BlockState()
         self._states: list[BlockState] = []
         self._start_at(self._first)
 

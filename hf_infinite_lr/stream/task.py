@@ -74,10 +74,12 @@ class Task:
             raise ValueError(
                 f"Task {self.name!r} has both num_steps={self.num_steps} and num_epochs={self.num_epochs}: give one."
             )
-        if self.num_steps is not None and (not isinstance(self.num_steps, int) or self.num_steps < 1):
+        if self.num_steps is not None and (type(self.num_steps) is not int or self.num_steps < 1):
             raise ValueError(f"Task {self.name!r}: num_steps={self.num_steps!r} must be a whole number above 0.")
-        if self.num_epochs is not None and not self.num_epochs > 0:
-            raise ValueError(f"Task {self.name!r}: num_epochs={self.num_epochs!r} must be above 0.")
+        if self.num_epochs is not None and (
+            type(self.num_epochs) not in (int, float) or not 0 < self.num_epochs < float("inf")
+        ):
+            raise ValueError(f"Task {self.name!r}: num_epochs={self.num_epochs!r} must be a finite number above 0.")
 
     @property
     def streaming(self) -> bool:
@@ -142,12 +144,12 @@ class Stream:
     def __post_init__(self) -> None:
         seen: dict[str, str] = {}
         for name in [*(task.name for task in self.tasks), *self.evaluate_also]:
-            other = seen.setdefault(slug(name), name)
-            if other is not name:
+            if (other := seen.get(slug(name))) is not None:
                 raise ValueError(
                     f"Task names {other!r} and {name!r} are the same ({slug(name)!r}) in directories and tags: "
                     "every task and evaluation set needs a name of its own."
                 )
+            seen[slug(name)] = name
         for task in self.tasks:
             if not task.streaming and len(task.dataset) == 0:
                 raise ValueError(f"Task {task.name!r}: its dataset is empty; a task needs at least one global batch.")

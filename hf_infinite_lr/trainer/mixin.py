@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from torch.utils.data import DataLoader
-from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_callback import ProgressCallback, TrainerState
 from transformers.trainer_utils import TrainOutput
 
+from hf_infinite_lr.arguments import resume_arguments
 from hf_infinite_lr.config import plan_run, refuse_unsupported, schedule_name
 from hf_infinite_lr.lr_scheduler import ScheduleLR
 from hf_infinite_lr.stream.loading import StreamBatches, StreamDataset
@@ -23,7 +24,7 @@ from .flow import Stopwatch, StreamFlow, StreamProgress
 from .host import bounded_length, check_arguments, check_host, continual_arguments, one_pass
 from .record import RunRecord, schedule_state
 from .restore import restore_weights
-from .resume import find_checkpoint
+from .resume import check_data_settings, find_checkpoint
 from .trunk import TrunkAndBranches
 
 logger = logging.getLogger(__name__)
@@ -195,12 +196,21 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
         if self.schedule is None:
             return super().create_scheduler(self.plan.num_steps, optimizer)
         if self.lr_scheduler is None:
+            kwargs = dict(self.args.lr_scheduler_kwargs or {})
             self.lr_scheduler = ScheduleLR(
                 self.optimizer if optimizer is None else optimizer,
                 self.schedule,
                 name=schedule_name(self.args),
-                arguments={"warmup_steps": self.args.warmup_steps, **(self.args.lr_scheduler_kwargs or {})},
-                on_resume=(self.args.lr_scheduler_kwargs or {}).get("on_resume", "continue"),
+                on_resume=kwargs.pop("on_resume", "continue"),
+                arguments=resume_arguments(
+                    schedule_name(self.args),
+                    task_steps=[task.num_steps for task in self.plan.tasks],
+                    learning_rate=self.args.learning_rate,
+                    warmup_steps=self.args.warmup_steps,
+                    kwargs=kwargs,
+                    anneal_budget=self.args.anneal_budget,
+                    release=self.args.release,
+                ),
                 rewinds=True,
             )
             self._created_lr_scheduler = True
@@ -223,17 +233,21 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
             return super().train(None, *args, **kwargs)
         state = checkpoints.read_json(self._resumed_from / checkpoints.STATE)
         self.record.resume_from(state)
+        check_data_settings(state, self.record.settings, self.plan)
         if self.schedule is None and state["num_steps"] != self.plan.num_steps:
             raise ValueError(
                 f"lr_scheduler_type={schedule_name(self.args)!r} is one curve over the whole run: its past would "
                 f"change with the run's length ({state['num_steps']} -> {self.plan.num_steps} steps)."
             )
-        if state["global_step"] >= self.plan.num_steps:
+        last_step = min(self.args.max_steps, self.plan.num_steps) if self.args.max_steps > 0 else self.plan.num_steps
+        if state["global_step"] >= last_step:
             return self._already_finished(self._resumed_from, state["global_step"])
         return super().train(str(self._resumed_from), *args, **kwargs)
 
     def _already_finished(self, checkpoint: Path, global_step: int) -> TrainOutput:
-        logger.info("%s: the run is finished (%d steps) and no task is new.", self._output_dir, global_step)
+        done = f"stopped at max_steps={self.args.max_steps}" if global_step < self.plan.num_steps else "is finished"
+        logger.info("%s: the run %s (%d steps) and no task is new.", self._output_dir, done, global_step)
+        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         last = self._output_dir / "releases" / self.plan.tasks[-1].directory
         restore_weights(self.accelerator.unwrap_model(self.model), last if last.exists() else checkpoint)
         return TrainOutput(global_step, 0.0, {})

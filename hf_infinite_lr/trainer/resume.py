@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hf_infinite_lr.schedules import Phase, Schedule
 from hf_infinite_lr.stream.plan import StreamPlan, TaskPlan
@@ -43,54 +43,97 @@ def find_checkpoint(output_dir: Path, resume: str | bool | None, plan: StreamPla
     if (fault := checkpoints.fault_of(path)) is not None:
         raise ValueError(f"resume_from_checkpoint={resume!r} is not a whole checkpoint: {fault}.")
     if (difference := _difference(path, plan)) is not None:
-        raise ValueError(f"resume_from_checkpoint={resume!r} cannot be continued: {difference}.")
+        raise ValueError(f"resume_from_checkpoint={resume!r} cannot be continued: {difference.text}.")
     return path
 
 
 def _newest(output_dir: Path, plan: StreamPlan) -> Path | None:
-    differences = []
     for _, path in checkpoints.candidates(output_dir):
         if (fault := checkpoints.fault_of(path)) is not None:
             logger.warning("%s is passed over: %s.", path, fault)
-        elif (difference := _difference(path, plan)) is not None:
-            differences.append(f"{path.name}: {difference}")
-        else:
+        elif (difference := _difference(path, plan)) is None:
             logger.info("resuming from %s", path)
             return path
-    if differences:
-        raise ValueError(f"No checkpoint of {str(output_dir)!r} can be continued with these tasks; {differences[0]}.")
+        elif difference.annealed_too_early:
+            logger.info("%s is passed over: %s", path, difference.text)
+        else:
+            raise ValueError(
+                f"The newest checkpoint of {str(output_dir)!r} cannot be continued with these tasks; {path.name}: "
+                f"{difference.text}."
+            )
     logger.info("%s holds no whole checkpoint: starting from the beginning", output_dir)
     return None
 
 
-def _difference(path: Path, plan: StreamPlan) -> str | None:
+class _Difference(NamedTuple):
+    """How a checkpoint's past differs from a plan.
+
+    Args:
+        text (`str`): In words.
+        annealed_too_early (`bool`):
+            The last task had a branch then and has none now, as when a task is appended under `release="last"`. The
+            run then goes on from before that branch; for any other difference going back would lose what is trained.
+    """
+
+    text: str
+    annealed_too_early: bool = False
+
+
+def _difference(path: Path, plan: StreamPlan) -> _Difference | None:
     """How a checkpoint's past differs from the plan's; None when it is the same run up to there."""
     state = checkpoints.read_json(path / checkpoints.STATE)
-    step, then = state["global_step"], state["tasks"]
-    size = state["settings"]["global_batch_size"]
+    step, size = state["global_step"], state["settings"]["global_batch_size"]
     if size != plan.global_batch_size:
-        return f"it was trained with a global batch of {size} samples, not {plan.global_batch_size}"
-    for index, old in enumerate(then):
-        if old["start_step"] >= step:
-            break
+        return _Difference(f"it was trained with a global batch of {size} samples, not {plan.global_batch_size}")
+    begun = [task for task in state["tasks"] if task["start_step"] < step]
+    for index, old in enumerate(begun):
         if index >= len(plan.tasks):
-            return f"its task {old['name']!r} is no longer in the stream"
-        if (difference := _task_difference(old, plan.tasks[index], step)) is not None:
-            return difference
+            return _Difference(f"its task {old['name']!r} is no longer in the stream")
+        difference = _task_difference(old, plan.tasks[index], step)
+        if difference is not None:
+            return difference._replace(annealed_too_early=difference.annealed_too_early and old is begun[-1])
     return None
 
 
-def _task_difference(old: Mapping[str, Any], new: TaskPlan, step: int) -> str | None:
+def _task_difference(old: Mapping[str, Any], new: TaskPlan, step: int) -> _Difference | None:
     if old["name"] != new.name:
-        return f"its task {new.index + 1} was {old['name']!r} and is {new.name!r} now"
+        return _Difference(f"its task {new.index + 1} was {old['name']!r} and is {new.name!r} now")
     if old["fingerprint"] != new.fingerprint:
-        return f"the data of its task {new.name!r} has changed (fingerprint {old['fingerprint']} -> {new.fingerprint})"
+        change = f"{old['fingerprint']} -> {new.fingerprint}"
+        return _Difference(f"the data of its task {new.name!r} has changed (fingerprint {change})")
+    if old["end_step"] <= step and new.end_step != old["end_step"]:
+        return _moved("end_step", old, new)
     for name in _PAST_OF_A_TASK:
         was, now = old[name], getattr(new, name)
         in_the_past = [value for value in (was, now) if value is not None and value < step]
         if was != now and in_the_past:
-            return f"{name} of its task {new.name!r} was {was} and is {now} now"
+            return _moved(name, old, new)._replace(annealed_too_early=name == "branch_step" and now is None)
     return None
+
+
+def _moved(name: str, old: Mapping[str, Any], new: TaskPlan) -> _Difference:
+    return _Difference(f"{name} of its task {new.name!r} was {old[name]} and is {getattr(new, name)} now")
+
+
+def check_data_settings(state: Mapping[str, Any], settings: Mapping[str, Any], plan: StreamPlan) -> None:
+    """Refuses settings that would change which samples the rest of a begun task consists of.
+
+    Args:
+        state (`Mapping[str, Any]`): `continual_state.json` of the checkpoint.
+        settings (`Mapping[str, Any]`): The same settings now.
+        plan ([`StreamPlan`]): Of this run.
+
+    Raises:
+        ValueError: naming the setting, its old and its new value.
+    """
+    step, then = state["global_step"], state["settings"]
+    between_tasks = step in plan.ends or step <= plan.tasks[0].end_step
+    for name, may_change in (("data_seed", step == 0), ("replay_fraction", between_tasks)):
+        if then[name] != settings[name] and not may_change:
+            raise ValueError(
+                f"{name}={settings[name]!r} was {then[name]!r} up to the checkpoint at step {step}: the rest of its "
+                "task would consist of other samples."
+            )
 
 
 def same_past(old: Schedule, new: Schedule, step: int) -> bool:

@@ -31,6 +31,7 @@ class TrunkAndBranches(Host):
     schedule: Schedule | None
     record: RunRecord
     lr_scheduler: Any
+    optimizer: Any
     args: Any
     _batches: StreamBatches
     _step_seconds: Stopwatch
@@ -107,10 +108,12 @@ class TrunkAndBranches(Host):
     # ---- Restoring ---------------------------------------------------------------------------------------------
 
     def _raw_optimizer(self) -> torch.optim.Optimizer:
-        prepared: Any = self.optimizer  # by Accelerate, which wraps it
-        return getattr(prepared, "optimizer", prepared)
+        """Not as Accelerate has wrapped it."""
+        return getattr(self.optimizer, "optimizer", self.optimizer)
 
     def _rewind(self, trunk: Path, step: int) -> None:
+        if (fault := checkpoints.fault_of(trunk)) is not None:
+            raise ValueError(f"{trunk} is not whole, so the trunk cannot come back at step {step}: {fault}.")
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             self._restore_sharded(trunk)
         else:
@@ -158,6 +161,9 @@ class TrunkAndBranches(Host):
         """A run whose past is the checkpoint's goes on by position alone; else the resume policy decides."""
         if self.schedule is None:
             self.lr_scheduler.load_state_dict(state)
+            # torch's schedulers leave the groups as they are, and the optimizer was restored without its rates.
+            for group, rate in zip(self._raw_optimizer().param_groups, self.lr_scheduler.get_last_lr(), strict=True):
+                group["lr"] = rate
         elif (
             state.get("name") == schedule_name(self.args)
             and state["base_lrs"] == self.lr_scheduler.base_lrs

@@ -1,0 +1,448 @@
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from hf_infinite_lr.stream import Task
+from hf_infinite_lr.trainer import checkpoints
+
+HELD_OUT = {"evaluate_on": "none", "eval_dataset": {}}
+HARD = {
+    "gradient_accumulation_steps": 2,
+    "per_device_train_batch_size": 4,
+    "eval_strategy": "steps",
+    "eval_steps": 5,
+    "save_total_limit": 1,
+}
+
+
+def streams(tiny, names="abc"):
+    """The tiny tasks as streams, some in shards, one mapped; each is shorter than its task, so that it starts over."""
+    made = {}
+    for name in names:
+        stream = tiny.rows(30, ord(name), 1000 * ord(name)).to_iterable_dataset(num_shards=3 if name == "b" else 1)
+        made[name] = Task(name, stream.map(_same) if name == "c" else stream, num_steps=tiny.TASK_STEPS[name])
+    return made
+
+
+def _same(sample):
+    return sample
+
+
+def inputs(tiny, kind, names="abc"):
+    if kind == "map":
+        return {"tasks": tiny.data(names)}
+    held_out = {name: tiny.rows(8, 7 + place, 9_000_000) for place, name in enumerate([*names, "general"])}
+    return {"tasks": list(streams(tiny, names).values()), "eval_dataset": held_out}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny, tmp_path_factory):
+    """Whole runs by (kind of data, budget), made once."""
+    made = {}
+
+    def of(kind, budget):
+        if (kind, budget) not in made:
+            out = tmp_path_factory.mktemp("whole")
+            replay = 0.25 if kind == "map" else 0
+            settings = {**HARD, "anneal_budget": budget, "replay_fraction": replay}
+            made[kind, budget] = tiny.run(out, **inputs(tiny, kind), **settings), settings
+        return made[kind, budget]
+
+    return of
+
+
+def losses(continual):
+    """Rate and place of each logged step; the mean losses are exact too when every step is logged."""
+    keys = ("step", "loss", "learning_rate", "task", "phase", "grad_norm", "epoch")
+    return [{key: entry[key] for key in keys} for entry in continual.state.log_history if "loss" in entry]
+
+
+# ---- a kill at any step --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "budget", "stop_at", "workers"),
+    [
+        ("map", "within", 7, 0),
+        ("map", "within", 8, 0),
+        ("map", "extra", 8, 0),
+        ("map", "extra", 13, 2),
+        ("stream", "within", 3, 0),
+        ("stream", "within", 14, 0),
+        ("stream", "extra", 9, 2),
+        ("stream", "extra", 22, 0),
+    ],
+)
+def test_a_killed_run_ends_as_an_undisturbed_one(tiny, tmp_path, undisturbed, kind, budget, stop_at, workers):
+    """Bit for bit, with dropout, a collator that draws, accumulation, and whatever number of loader workers."""
+    whole, settings = undisturbed(kind, budget)
+    settings = {**settings, "dataloader_num_workers": workers}
+    tiny.run(tmp_path, stop_at=stop_at, **inputs(tiny, kind), **settings)
+    assert not (tmp_path / "checkpoint-0").exists()
+    resumed = tiny.run(tmp_path, resume=True, **inputs(tiny, kind), **settings)
+    assert tiny.same_model(resumed, whole)
+    assert resumed.watch.rates == {step: whole.watch.rates[step] for step in resumed.watch.rates}
+    assert losses(resumed) == losses(whole)
+    if not workers:  # which draw the noise of held-out batches elsewhere, as with any Trainer
+        assert json.loads((tmp_path / "task_matrix.json").read_text()) == whole.record.matrices["eval_loss"].to_dict()
+    for release in ("01-a", "02-b", "03-c"):
+        mine, other = (Path(run.args.output_dir) / "releases" / release for run in (resumed, whole))
+        assert tiny.same_tensors(tiny.weights(mine), tiny.weights(other))
+
+
+class StopWhen(TrainerCallback):
+    """An exception out of an evaluation or right after a save."""
+
+    def __init__(self, event, step):
+        self.event, self.step = event, step
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        if self.event == "evaluate" and state.global_step == self.step:
+            raise InterruptedError
+
+    def on_save(self, args, state, control, **kwargs):
+        if self.event == "save" and state.global_step == self.step:
+            raise InterruptedError
+
+
+@pytest.mark.parametrize(("event", "step"), [("evaluate", 8), ("evaluate", 5), ("save", 6), ("save", 8), ("save", 21)])
+def test_a_kill_between_the_parts_of_a_boundary(tiny, tmp_path, undisturbed, event, step):
+    whole, settings = undisturbed("map", "within")
+    with pytest.raises(InterruptedError):
+        tiny.trainer(tmp_path, callbacks=[StopWhen(event, step)], **settings).train()
+    resumed = tiny.run(tmp_path, resume=True, **settings)
+    assert resumed.record.matrices == whole.record.matrices
+    assert tiny.same_tensors(resumed.model.state_dict(), whole.model.state_dict())
+
+
+def test_a_kill_in_the_middle_of_a_save(tiny, tmp_path, undisturbed, monkeypatch):
+    whole, settings = undisturbed("map", "within")
+    real = checkpoints.write_manifest
+
+    def failing(directory):
+        if directory.name == "checkpoint-8":
+            raise InterruptedError
+        real(directory)
+
+    monkeypatch.setattr(checkpoints, "write_manifest", failing)
+    with pytest.raises(InterruptedError):
+        tiny.trainer(tmp_path, **settings).train()
+    monkeypatch.undo()
+    assert not (tmp_path / "checkpoint-8").exists()
+    assert tiny.same_end(tiny.run(tmp_path, resume=True, **settings), whole)
+
+
+@pytest.mark.parametrize("lr_scheduler_type", ["cosine_rewarm", "cosine"])
+def test_other_schedules_resume_exactly(tiny, tmp_path, lr_scheduler_type):
+    settings = {"lr_scheduler_type": lr_scheduler_type, "lr_scheduler_kwargs": {}, "evaluate_on": "none"}
+    whole = tiny.run(tmp_path / "whole", tiny.data("ab"), **settings)
+    tiny.run(tmp_path / "killed", tiny.data("ab"), stop_at=9, **settings)
+    resumed = tiny.run(tmp_path / "killed", tiny.data("ab"), resume=True, **settings)
+    assert tiny.same_end(resumed, whole)
+    assert losses(resumed) == losses(whole)
+
+
+@pytest.mark.parametrize("setting", [{"rewind": "weights"}, {"rewind": "none"}, {"reset_optimizer": True}])
+def test_every_rewind_resumes_exactly(tiny, tmp_path, setting):
+    setting = {**setting, "evaluate_on": "none"}
+    whole = tiny.run(tmp_path / "whole", tiny.data("ab"), **setting)
+    for stop_at in (8, 9):
+        tiny.run(tmp_path / str(stop_at), tiny.data("ab"), stop_at=stop_at, **setting)
+        assert tiny.same_end(tiny.run(tmp_path / str(stop_at), tiny.data("ab"), resume=True, **setting), whole)
+
+
+KILLED = """
+import os, signal, sys
+import conftest as tiny
+from transformers import TrainerCallback
+
+class Kill(TrainerCallback):
+    def on_substep_end(self, args, state, control, **kwargs):
+        if state.global_step == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+tiny.torch.set_num_threads(1)
+settings = dict(per_device_train_batch_size=4, gradient_accumulation_steps=2, dataloader_num_workers=2)
+tiny.run(sys.argv[1], callbacks=[Kill()], resume=True, **settings)
+"""
+
+
+@pytest.mark.slow
+def test_sigkill_and_the_same_command_again(tiny, tmp_path):
+    def command(stop_at):
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+        words = [sys.executable, "-W", "ignore", "-c", KILLED, str(tmp_path / "killed"), str(stop_at)]
+        return subprocess.run(words, env=environment, capture_output=True, text=True)
+
+    assert command(10).returncode == -signal.SIGKILL
+    last = command(-1)
+    assert last.returncode == 0, last.stderr
+    settings = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "dataloader_num_workers": 2}
+    whole = tiny.run(tmp_path / "whole", **settings)
+    for name in ("releases/03-c", "trunk/02-b", "checkpoint-21"):
+        assert tiny.same_tensors(tiny.weights(tmp_path / "killed" / name), tiny.weights(tmp_path / "whole" / name))
+    matrices = [json.loads((tmp_path / run / "task_matrix.json").read_text()) for run in ("killed", "whole")]
+    assert matrices[0] == matrices[1]
+    assert whole.state.global_step == 21
+
+
+# ---- broken checkpoints --------------------------------------------------------------------------------------------
+
+
+def _truncate(directory):
+    path = directory / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def _empty(directory):
+    (directory / "optimizer.pt").write_bytes(b"")
+
+
+def _remove(directory):
+    (directory / "rng_state.pth").unlink()
+
+
+def _alter(directory):
+    content = bytearray((directory / "model.safetensors").read_bytes())
+    content[-3] ^= 1
+    (directory / "model.safetensors").write_bytes(content)
+
+
+def _swap(directory):
+    shutil.copy(directory / "optimizer.pt", directory / "scheduler.pt")
+
+
+def _without_manifest(directory):
+    (directory / "manifest.json").unlink()
+
+
+def _wrong_manifest(directory):
+    (directory / "manifest.json").write_text("[1, 2")
+
+
+def _listed_manifest(directory):
+    (directory / "manifest.json").write_text("[1, 2]")
+
+
+def _wrong_state(directory):
+    (directory / "continual_state.json").write_text("{}")
+
+
+@pytest.fixture(scope="module")
+def interrupted(tiny, tmp_path_factory):
+    out = tmp_path_factory.mktemp("interrupted")
+    tiny.run(out, tiny.data("ab"), stop_at=13, **HELD_OUT)
+    return out
+
+
+@pytest.mark.parametrize(
+    "corrupt",
+    [
+        _truncate,
+        _empty,
+        _remove,
+        _alter,
+        _swap,
+        _without_manifest,
+        _wrong_manifest,
+        _listed_manifest,
+        _wrong_state,
+    ],
+)
+def test_a_broken_checkpoint_is_passed_over(tiny, tmp_path, interrupted, corrupt, caplog):
+    out = tmp_path / "out"
+    shutil.copytree(interrupted, out)
+    newest = checkpoints.candidates(out)[0][1]
+    assert newest.name == "checkpoint-12"
+    corrupt(newest)
+    corrupt(out / "trunk" / "02-b")
+    with pytest.raises(ValueError, match=r"checkpoint-12' is not a whole checkpoint: "):
+        tiny.trainer(out, tiny.data("ab"), **HELD_OUT).train(str(newest))
+    with caplog.at_level(logging.WARNING):
+        resumed = tiny.run(out, tiny.data("ab"), resume=True, stop_at=9, **HELD_OUT)
+    assert resumed._resumed_from.name == "checkpoint-8"
+    assert "checkpoint-12 is passed over" in caplog.text
+
+
+def test_a_broken_trunk_is_not_silently_rewound_to(tiny, tmp_path):
+    tiny.run(tmp_path, tiny.data("ab"), stop_at=8, **HELD_OUT)
+    _alter(tmp_path / "trunk" / "01-a")
+    # The checkpoint of the same step shares the trunk's files where the file system has hard links.
+    with pytest.raises(ValueError, match=r"01-a.*model\.safetensors"):
+        tiny.trainer(tmp_path, tiny.data("ab"), **HELD_OUT).train(str(tmp_path / "checkpoint-8"))
+
+
+def test_leftovers_of_a_save_are_no_checkpoint(tiny, tmp_path):
+    tiny.run(tmp_path, tiny.data("ab"), stop_at=10, **HELD_OUT)
+    shutil.copytree(tmp_path / "checkpoint-8", tmp_path / ".incoming" / "checkpoint-99")
+    (tmp_path / "checkpoint-tmp").mkdir()
+    resumed = tiny.run(tmp_path, tiny.data("ab"), resume=True, stop_at=9, **HELD_OUT)
+    assert resumed._resumed_from.name == "checkpoint-8"
+
+
+# ---- start, finish, used directories -------------------------------------------------------------------------------
+
+
+def test_resume_without_a_checkpoint_starts_fresh_and_says_so(tiny, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="hf_infinite_lr"):
+        fresh = tiny.run(tmp_path, tiny.data("a"), resume=True, **HELD_OUT)
+    assert fresh.state.global_step == 8
+    assert "starting from the beginning" in caplog.text
+
+
+def test_a_used_directory_is_refused_and_stays_as_it_was(tiny, tmp_path, interrupted):
+    out = tmp_path / "out"
+    shutil.copytree(interrupted, out)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    with pytest.raises(ValueError, match=r"output_dir='.*' holds a run already: pass resume_from_checkpoint=True"):
+        tiny.trainer(out, tiny.data("ab"), **HELD_OUT).train()
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+
+
+def test_a_finished_run_says_so_and_trains_nothing(tiny, tmp_path, caplog):
+    done = tiny.run(tmp_path, tiny.data("ab"), **HELD_OUT)
+    matrix = (tmp_path / "task_matrix.json").read_bytes()
+    with caplog.at_level(logging.INFO, logger="hf_infinite_lr"):
+        again = tiny.trainer(tmp_path, tiny.data("ab"), **HELD_OUT)
+        result = again.train(True)
+    assert "is finished (14 steps)" in caplog.text
+    assert result.global_step == 14
+    assert again.watch.rates == {}
+    assert tiny.same_tensors(again.model.state_dict(), done.model.state_dict())
+    assert (tmp_path / "task_matrix.json").read_bytes() == matrix
+
+
+def test_a_run_that_stopped_at_max_steps_trains_nothing_more_with_the_same_max_steps(tiny, tmp_path):
+    tiny.run(tmp_path, tiny.data("ab"), max_steps=9, **HELD_OUT)
+    before = tiny.weights(tmp_path / "checkpoint-9")
+    again = tiny.run(tmp_path, tiny.data("ab"), max_steps=9, resume=True, **HELD_OUT)
+    assert again.watch.rates == {}
+    assert again.state.global_step == 9
+    saved = again.model.state_dict()
+    assert all(torch.equal(saved[name], value) for name, value in before.items())
+
+
+# ---- open end ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {},
+        {"anneal_budget": "extra"},
+        {"release": "last"},
+        {"release": "last", "anneal_budget": "extra"},
+        {"release": "none"},
+        {"rewind": "weights"},
+        {"rewind": "none"},
+        {"reset_optimizer": True},
+        {"lr_scheduler_type": "cosine_rewarm", "lr_scheduler_kwargs": {}},
+        {"save_strategy": "no"},
+        {"replay_fraction": 0.25, "save_total_limit": 1},
+    ],
+    ids=lambda setting: " ".join(f"{key}={value}" for key, value in setting.items() if value) or "default",
+)
+def test_appending_a_task_later_changes_nothing(tiny, tmp_path, setting):
+    held_out = {name: tiny.rows(8, ord(name), 9_000_000) for name in "abc"}
+    known = {name: held_out[name] for name in "ab"}
+    setting = {"logging_steps": 0.5, **setting}
+    whole = tiny.run(tmp_path / "whole", tiny.data("abc"), eval_dataset=held_out, **setting)
+    tiny.run(tmp_path / "grown", tiny.data("ab"), eval_dataset=known, **setting)
+    grown = tiny.run(tmp_path / "grown", tiny.data("abc"), eval_dataset=held_out, resume=True, **setting)
+    assert grown.state.global_step == whole.state.global_step
+    assert tiny.same_tensors(grown.model.state_dict(), whole.model.state_dict())
+    assert grown.watch.rates == {step: whole.watch.rates[step] for step in grown.watch.rates}
+    assert losses(grown) == losses(whole)
+    one, other = (run.record.matrices["eval_loss"] for run in (grown, whole))
+    assert one.matrix[2] == other.matrix[2]
+    assert [row[:2] for row in one.matrix] == [row[:2] for row in other.matrix]
+    # Where the run had to go back to before the end of b, c was known when b was evaluated again.
+    assert one.matrix[0][2] is None
+    assert one.matrix[1][2] in (None, other.matrix[1][2])
+    assert one.baseline == (*other.baseline[:2], None)
+    states = [json.loads((tmp_path / run / "continual_state.json").read_text()) for run in ("grown", "whole")]
+    assert states[0]["tasks"] == states[1]["tasks"]
+
+
+def test_a_stream_grows_too(tiny, tmp_path):
+    whole = tiny.run(tmp_path / "whole", list(streams(tiny).values()), **HELD_OUT)
+    tiny.run(tmp_path / "grown", list(streams(tiny, "ab").values()), **HELD_OUT)
+    grown = tiny.run(tmp_path / "grown", list(streams(tiny).values()), resume=True, **HELD_OUT)
+    assert tiny.same_end(grown, whole)
+
+
+# ---- other tasks ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, tmp_path_factory):
+    out = tmp_path_factory.mktemp("trained")
+    tiny.run(out, tiny.data("ab"), **HELD_OUT)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tiny: tiny.data("a"), r"task 'b' is no longer in the stream"),
+        (lambda tiny: tiny.data("ba"), r"task \d was '[ab]' and is '[ab]' now"),
+        (lambda tiny: tiny.data("ac"), r"task 2 was 'b' and is 'c' now"),
+        (lambda tiny: {**tiny.data("a"), "b": tiny.rows(51, 999)}, r"data of its task 'b' has changed \(fingerprint"),
+        (lambda tiny: {**tiny.data("a"), "b": tiny.rows(67, ord("b"))}, r"data of its task 'b' has changed"),
+        (lambda tiny: [Task("a", tiny.data()["a"]), Task("b", tiny.data()["b"], num_steps=9)], r"'b'.*14.*17"),
+    ],
+    ids=["removed", "reordered", "renamed", "other rows", "longer data", "longer"],
+)
+def test_other_tasks_than_the_trained_ones_are_refused(tiny, tmp_path, trained, change, message):
+    out = tmp_path / "out"
+    shutil.copytree(trained, out)
+    with pytest.raises(ValueError, match=message):
+        tiny.trainer(out, change(tiny), **HELD_OUT).train(True)
+    assert sorted(path.name for path in (out / "releases").iterdir()) == ["01-a", "02-b"]
+
+
+def test_another_global_batch_is_refused(tiny, tmp_path, trained):
+    with pytest.raises(ValueError, match="global batch of 8 samples, not 4"):
+        tiny.trainer(trained, tiny.data("ab"), per_device_train_batch_size=4, **HELD_OUT).train(True)
+
+
+def test_another_seed_is_refused(tiny, trained):
+    """The order of the data hangs on the seed: with another one the rest of a task is not the rest of that task."""
+    with pytest.raises(ValueError, match=r"seed"):
+        tiny.trainer(trained, tiny.data("abc"), seed=7, **HELD_OUT).train(True)
+
+
+def test_a_curve_over_the_whole_run_cannot_grow(tiny, tmp_path):
+    settings = {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {}, **HELD_OUT}
+    tiny.run(tmp_path, tiny.data("a"), **settings)
+    with pytest.raises(ValueError, match=r"lr_scheduler_type='cosine' is one curve over the whole run.*8 -> 14"):
+        tiny.trainer(tmp_path, tiny.data("ab"), **settings).train(True)
+
+
+# ---- the resume policy ---------------------------------------------------------------------------------------------
+
+
+def test_a_changed_rate_is_not_applied_silently(tiny, tmp_path, caplog):
+    tiny.run(tmp_path, tiny.data("ab"), stop_at=5, **HELD_OUT)
+    with caplog.at_level(logging.WARNING):
+        resumed = tiny.run(tmp_path, tiny.data("ab"), resume=True, learning_rate=2 * tiny.PEAK, **HELD_OUT)
+    assert resumed.watch.rates[4] == tiny.PEAK * 0.75
+    assert "learning_rate" in caplog.text
+    assert "not applied" in caplog.text
+
+
+def test_override_applies_new_arguments_from_the_next_update(tiny, tmp_path):
+    tiny.run(tmp_path, tiny.data("ab"), stop_at=5, **HELD_OUT)
+    kwargs = {"num_cooldown_steps": 2, "num_anneal_steps": 2, "constant_lr_ratio": 0.5, "on_resume": "override"}
+    resumed = tiny.run(tmp_path, tiny.data("ab"), resume=True, lr_scheduler_kwargs=kwargs, **HELD_OUT)
+    assert resumed.watch.rates[4] == resumed.watch.rates[8] == tiny.PEAK * 0.5
