@@ -25,6 +25,7 @@ from hf_infinite_lr.objectives.packing import PackedBlocks, PackedStream, causal
 from hf_infinite_lr.objectives.text import TextSource, TextSplits, load_held_out, load_text
 from hf_infinite_lr.stream import Stream, Task
 from hf_infinite_lr.stream.plan import task_lengths
+from hf_infinite_lr.stream.task import is_streaming
 from hf_infinite_lr.trainer import ContinualTrainer
 
 OBJECTIVES = ("causal_lm",)
@@ -93,7 +94,8 @@ class Recipe:
     def task_lengths(self) -> dict[str, int]:
         """Optimizer steps of each task, by name. Data is loaded only where a length depends on it."""
         tasks = tuple(self._task(entry, _Unread()) for entry in self.data.tasks)
-        if any(task.num_steps is None for task in tasks) and self.arguments.task_steps is None:
+        by_epochs = [task.num_steps is None and (task.num_epochs or not self.arguments.task_steps) for task in tasks]
+        if any(by_epochs):
             tasks = self.stream().tasks
         lengths = task_lengths(
             Stream(tasks, {}),
@@ -108,6 +110,8 @@ class Recipe:
         if len(given) > 1:
             raise ValueError(f"tasks: {entry['name']!r} has {', '.join(given)}: give one of them.")
         if (num_tokens := given.pop("num_tokens", None)) is not None:
+            if type(num_tokens) not in (int, float):
+                raise ValueError(f"tasks: num_tokens={num_tokens!r} of {entry['name']!r} must be a number.")
             steps = int(num_tokens // (self.data.block_size * self.global_batch_size))
             if steps < 1:
                 raise ValueError(
@@ -131,9 +135,9 @@ class Recipe:
         return Stream(tuple(tasks), also)
 
     def _pack(self, documents: Any) -> Any:
-        if hasattr(documents, "__getitem__"):
-            return self._packed(documents, count_bytes=False).dataset
-        return PackedStream(documents, self._tokenizer, block_size=self.data.block_size)
+        if is_streaming(documents):
+            return PackedStream(documents, self._tokenizer, block_size=self.data.block_size)
+        return self._packed(documents, count_bytes=False).dataset
 
     def _pack_eval(self, column: str, documents: Any) -> Any:
         blocks = self._packed(documents, count_bytes=True)
@@ -171,7 +175,7 @@ class Recipe:
     def _references(self) -> dict[str, Any]:
         """The byte unigram of all training text, where all of it is at hand."""
         train = [split.train for split in self._splits]
-        if any(not hasattr(documents, "__getitem__") for documents in train):
+        if any(is_streaming(documents) for documents in train):
             return {}
         held_out = {column: documents for column, (documents, _) in self._columns.items()}
         return {"byte_unigram": {"metric": "bits_per_byte", "values": byte_unigram_bits(train, held_out)}}
@@ -185,8 +189,10 @@ class _Unread:
 
 
 def _source(entry: Mapping[str, Any], key: str, other_keys: Sequence[str]) -> TextSource:
+    hints = get_type_hints(TextSource)
     try:
-        return from_mapping(TextSource, entry, other_keys=other_keys)
+        typed = {name: _typed(TextSource, name, value) if name in hints else value for name, value in entry.items()}
+        return from_mapping(TextSource, typed, other_keys=other_keys)
     except ValueError as error:
         raise ValueError(f"{key}: {entry.get('name')!r}: {error}") from error
 
@@ -292,7 +298,7 @@ def recipe_of(content: Mapping[str, Any]) -> Recipe:
             raise ValueError(f"{key!r} is an unknown key{nearest(str(key), known)}.")
         chosen[known[key]][key] = _typed(known[key], key, value)
     for key in ("tasks", "output_dir"):
-        if key not in content:
+        if content.get(key) is None:
             raise ValueError(f"{key!r} is missing.")
     data, model = DataArguments(**chosen[DataArguments]), ModelSource(**chosen[ModelSource])
     return Recipe(data, model, ContinualTrainingArguments(**chosen[ContinualTrainingArguments]))
@@ -300,6 +306,8 @@ def recipe_of(content: Mapping[str, Any]) -> Recipe:
 
 def _typed(kind: type, key: str, value: Any) -> Any:
     """The value as the field's type, where YAML writes it otherwise (1 for 1.0, 1e9 for a whole number)."""
+    if key == "lr_scheduler_kwargs" and not (value is None or isinstance(value, Mapping)):
+        raise ValueError(f"{key}={value!r} must be a mapping of names to values.")
     hint = get_type_hints(kind)[key]
     allowed = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     plain = {int, float, bool, str}

@@ -90,6 +90,11 @@ class TextSource:
                 raise ValueError(
                     f"{key} of task {self.name!r} is {getattr(self, key)!r} but does not go with {given[0]}."
                 )
+        for key in ("data_files", "eval_data_files"):
+            files = getattr(self, key)
+            names = [files] if files is None or isinstance(files, str) else files
+            if not isinstance(names, Sequence) or not all(name is None or isinstance(name, str) for name in names):
+                raise ValueError(f"{key} of task {self.name!r} is {files!r} but must be a path, or a list of paths.")
         self._check_held_out()
 
     def _check_held_out(self) -> None:

@@ -22,7 +22,7 @@ from hf_infinite_lr.metrics import TaskMatrix, summary
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "search.json"
-SEARCH_STEPS, SEARCH_SEED = 300, 1000
+SEARCH_STEPS, SEARCH_SEED = 200, 1000
 LEARNING_RATES = [1.0e-3, 3.0e-3, 6.0e-3]
 GRID = {
     "infinite": [
