@@ -74,6 +74,10 @@ class ContinualArguments:
         super().__post_init__()  # type: ignore[misc]  # of the host's arguments
         if isinstance(self.task_steps, int):
             self.task_steps = [self.task_steps]
+        # transformers declares a float, so that parsers and YAML turn 500 steps into 500.0.
+        host: Any = self
+        if isinstance(host.warmup_steps, float) and host.warmup_steps.is_integer():
+            host.warmup_steps = int(host.warmup_steps)
         if self.task_steps is not None and any(type(n) is not int or n < 1 for n in self.task_steps):
             raise ValueError(f"task_steps={self.task_steps!r} must be whole numbers above 0.")
         for name, allowed in (

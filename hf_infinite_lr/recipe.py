@@ -167,6 +167,7 @@ class Recipe:
             score_column=self._score,
         )
         trainer.references = self._references()
+        trainer.units = {"eval_loss": "nats per token"}
         return trainer
 
     def _score(self, column: str, metrics: Mapping[str, float]) -> dict[str, float]:

@@ -6,7 +6,7 @@ import pytest
 from torch.utils.data import IterableDataset
 from transformers import Trainer
 
-from hf_infinite_lr.config import ContinualArguments
+from hf_infinite_lr.config import ContinualArguments, ContinualTrainingArguments
 from hf_infinite_lr.stream import Task
 from hf_infinite_lr.trainer import ContinualMixin, ContinualTrainer
 
@@ -222,3 +222,9 @@ def test_every_continual_argument_has_help(name):
     """`HfArgumentParser` shows it; the docstring names it too."""
     assert ContinualArguments.__dataclass_fields__[name].metadata["help"]
     assert re.search(rf"\n +{name} \(", ContinualArguments.__doc__)
+
+
+@pytest.mark.parametrize(("given", "kept"), [(500.0, 500), (1.0, 1), (0.0, 0), (3, 3), (0.5, 0.5)])
+def test_a_parser_that_makes_floats_of_steps_is_understood(tmp_path, given, kept):
+    value = ContinualTrainingArguments(str(tmp_path), warmup_steps=given).warmup_steps
+    assert (value, type(value)) == (kept, type(kept))

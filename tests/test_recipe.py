@@ -136,6 +136,12 @@ def test_overrides_merge_and_go_deep(files):
     assert recipe.arguments.lr_scheduler_type == "infinite"
 
 
+@pytest.mark.parametrize(("written", "steps"), [("500", 500), ("1", 1), ("0", 0), ("0.05", 0.05), ("5e2", 500)])
+def test_warmup_steps_are_steps_or_a_share(files, written, steps):
+    value = load_recipe(files(), ["--warmup_steps", written]).arguments.warmup_steps
+    assert (value, type(value)) == (steps, type(steps))
+
+
 def test_yaml_numbers_are_numbers(files):
     path = files()
     path.write_text(path.read_text() + "\nmax_steps: 1e2\nweight_decay: 1\nlogging_steps: 5.0e+1\n")
@@ -223,7 +229,7 @@ def test_keys_and_values(files, changes, message):
         ({"data_files": ..., "eval_fraction": ..., "builtin": "doc"}, r"doc"),
         ({"text_column": "content"}, r"text_column of task 'one' is 'content', but there is only text"),
         ({"eval_fraction": 1.0}, r"eval_fraction of task 'one' is 1\.0 but must be between 0 and 1"),
-        ({"eval_fraction": "half"}, r"eval_fraction of task 'one' is 'half'"),
+        ({"eval_fraction": "half"}, r"tasks: 'one': eval_fraction='half' must be of type float"),
         ({"num_steps": "four"}, r"num_steps='four' must be a whole number above 0"),
         ({"num_steps": 4, "num_epochs": 1}, r"'one' has num_steps, num_epochs: give one of them"),
         ({"num_tokens": 100}, r"num_tokens=100 of 'one' is less than one global batch of 16 blocks of 32 tokens"),

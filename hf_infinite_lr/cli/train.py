@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from hf_infinite_lr.announcement import is_main_process
 from hf_infinite_lr.cli.run import leave_process_group
 from hf_infinite_lr.report import read_run, render_screen, write_report
 
@@ -30,7 +31,8 @@ def train(argv: Sequence[str]) -> int:
         path, overrides = _split(argv)
         return _train(path, overrides)
     except (ValueError, FileNotFoundError) as error:
-        print(f"hf-infinite-lr train: {error}", file=sys.stderr)
+        if is_main_process():
+            print(f"hf-infinite-lr train: {error}", file=sys.stderr)
         leave_process_group(wait=False)
         return 1
 

@@ -155,6 +155,20 @@ class StreamPlan:
             steps[segment.task] += segment.num_steps if segment.on_trunk else 0
         return list(accumulate(steps, initial=0))
 
+    def describe(self, task: TaskPlan) -> str:
+        """One line on a task: its steps, whom its samples reach, and what no step reaches."""
+        size = self.global_batch_size
+        line = f"{task.name}: steps {task.start_step}–{task.end_step}"
+        if task.branch_step is not None:
+            line += f", annealing from {task.branch_step}"
+            reached = "are trained on by the trunk afterwards" if task.repeats else "reach this task's release only"
+            line += f"; the {task.num_anneal_steps * size} samples of the branch {reached}" if self.rewinds else ""
+        if task.num_unused_samples:
+            line += (
+                f"; each pass leaves out {task.num_unused_samples} of {task.num_samples} samples (not a whole batch)"
+            )
+        return line
+
     def epochs_at(self, step: int) -> float:
         """Passes over tasks completed after `step` updates; a streaming task counts as one pass.
 

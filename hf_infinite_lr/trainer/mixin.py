@@ -24,7 +24,7 @@ from .flow import Stopwatch, StreamFlow, StreamProgress
 from .host import bounded_length, check_arguments, check_host, continual_arguments, one_pass
 from .record import RunRecord, schedule_state
 from .restore import restore_weights
-from .resume import check_data_settings, find_checkpoint
+from .resume import check_data_settings, check_trunk, find_checkpoint
 from .trunk import TrunkAndBranches
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 PHASES = ("warmup", "cooldown_to_constant", "constant", "anneal", "cosine_decay")
 """Phase names; their places are the numbers in logs (`phase_index`)."""
 
+_DESCRIBED = 20
 _STEP_KINDS = ("logging", "eval", "save")
 
 
@@ -87,6 +88,7 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
         self.score_column = score_column
         self.schedule, self.plan = plan_run(args, self.stream, self.get_total_train_batch_size(args))
         self.references: dict[str, Any] = {}
+        self.units: dict[str, str] = {}
         self.record = self._new_record()
         self._resumed_from: Path | None = None
         self._scores: dict[str, dict[str, float]] = {}
@@ -227,13 +229,14 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
         """
         self._resumed_from = find_checkpoint(self._output_dir, resume_from_checkpoint, self.plan)
         self.record = self._new_record()
-        self.record.references = self.references
+        self.record.references, self.record.units = self.references, self.units
         self.accelerator.wait_for_everyone()
         if self._resumed_from is None:
             return super().train(None, *args, **kwargs)
         state = checkpoints.read_json(self._resumed_from / checkpoints.STATE)
         self.record.resume_from(state)
         check_data_settings(state, self.record.settings, self.plan)
+        check_trunk(self._output_dir, self.plan, state["global_step"])
         if self.schedule is None and state["num_steps"] != self.plan.num_steps:
             raise ValueError(
                 f"lr_scheduler_type={schedule_name(self.args)!r} is one curve over the whole run: its past would "
@@ -270,6 +273,11 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
         return done
 
     def _begin_stream(self) -> None:
+        if self._resumed_from is None and self.args.should_log:
+            for task in self.plan.tasks[:_DESCRIBED]:
+                logger.info(self.plan.describe(task))
+            if len(self.plan.tasks) > _DESCRIBED:
+                logger.info("... and %d more tasks", len(self.plan.tasks) - _DESCRIBED)
         if self._resumed_from is None and self.args.evaluate_on != "none":
             self._evaluate_columns(self.columns)
             self.record.set_baseline(self._scores)

@@ -35,6 +35,7 @@ class RunRecord:
         schedule (`dict`): Name, arguments and phases with their rates.
         settings (`dict`): What shaped the run.
         references (`dict`): Reference rows from outside the run, as in `{"byte_unigram": {"metric", "values"}}`.
+        units (`dict`): Units of metrics by name.
     """
 
     plan: StreamPlan
@@ -42,6 +43,7 @@ class RunRecord:
     schedule: dict[str, Any]
     settings: dict[str, Any]
     references: dict[str, Any] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
     matrices: dict[str, TaskMatrix] = field(default_factory=dict)
     train_seconds: float = 0.0
     evaluation_seconds: float = 0.0
@@ -96,6 +98,7 @@ class RunRecord:
                 "train_steps_per_second": done,
             },
             "references": self.references,
+            "units": self.units,
             "matrices": {metric: matrix.to_dict() for metric, matrix in self.matrices.items()},
         }
 

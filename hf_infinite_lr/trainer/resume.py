@@ -136,6 +136,19 @@ def check_data_settings(state: Mapping[str, Any], settings: Mapping[str, Any], p
             )
 
 
+def check_trunk(output_dir: Path, plan: StreamPlan, step: int) -> None:
+    """Refuses to go on without a trunk checkpoint to which a branch under way, or just ended, must go back."""
+    for end_step, task in plan.rewind_points.items():
+        if task.branch_step is None or not task.branch_step <= step <= end_step:
+            continue
+        trunk = output_dir / "trunk" / task.directory
+        if (fault := checkpoints.fault_of(trunk)) is not None:
+            raise ValueError(
+                f"{str(trunk)!r}, the trunk to which the run must go back after the branch of {task.name!r}, cannot "
+                f"be used: {fault}."
+            )
+
+
 def same_past(old: Schedule, new: Schedule, step: int) -> bool:
     """Whether two schedules gave the same rates up to a global step and have the same phase under way there.
 

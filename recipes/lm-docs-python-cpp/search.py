@@ -23,7 +23,7 @@ from hf_infinite_lr.metrics import TaskMatrix, summary
 HERE = Path(__file__).parent
 RESULTS = HERE / "search.json"
 SEARCH_STEPS, SEARCH_SEED = 200, 1000
-LEARNING_RATES = [1.0e-3, 3.0e-3, 6.0e-3]
+LEARNING_RATES = [1.0e-3, 3.0e-3]
 GRID = {
     "infinite": [
         {"learning_rate": rate, "lr_scheduler_kwargs.constant_lr_ratio": ratio}
@@ -36,15 +36,22 @@ GRID = {
 }
 
 
-def score(schedule, setting):
+def run_recipe(schedule, setting):
+    """Trains a recipe of this folder on one core; returns its matrix of bits per byte and its state."""
     with tempfile.TemporaryDirectory() as folder:
-        fixed = {"task_steps": SEARCH_STEPS, "seed": SEARCH_SEED, "output_dir": folder, "save_strategy": "no"}
-        words = [f"--{key}={value}" for key, value in {**fixed, "disable_tqdm": True, **setting}.items()]
+        fixed = {"output_dir": folder, "save_strategy": "no", "disable_tqdm": True}
+        words = [f"--{key}={value}" for key, value in {**fixed, **setting}.items()]
         command = [sys.executable, "-m", "hf_infinite_lr", "train", "--config", str(HERE / f"{schedule}.yaml"), *words]
         done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(done.stderr)
-        matrix = json.loads((Path(folder) / "task_matrix.bits_per_byte.json").read_text())
+        names = ("task_matrix.bits_per_byte.json", "continual_state.json")
+        matrix, state = (json.loads((Path(folder) / name).read_text()) for name in names)
+    return matrix, state
+
+
+def score(schedule, setting):
+    matrix, _ = run_recipe(schedule, {"task_steps": SEARCH_STEPS, "seed": SEARCH_SEED, **setting})
     return summary(TaskMatrix.from_dict(matrix))["final_average"]
 
 

@@ -1,0 +1,66 @@
+"""The recipes that are shipped parse, differ in the schedule alone, and have the settings that their search chose."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hf_infinite_lr.recipe import load_recipe
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+DEMO = RECIPES / "lm-docs-python-cpp"
+SCHEDULE_KEYS = {"lr_scheduler_type", "lr_scheduler_kwargs", "learning_rate", "output_dir"}
+
+
+def script(name):
+    sys.path.insert(0, str(DEMO))
+    try:
+        spec = importlib.util.spec_from_file_location(name, DEMO / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    finally:
+        sys.path.remove(str(DEMO))
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*-*/*.yaml")), ids=lambda path: path.stem)
+def test_recipe_is_accepted_and_named_after_its_schedule(path):
+    recipe = load_recipe(path)
+    assert recipe.arguments.lr_scheduler_type.value == path.stem
+    assert recipe.arguments.output_dir == f"out/{path.parent.name}/{path.stem}"
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in RECIPES.glob("*-*/*.yaml")}), ids=lambda f: f.name)
+def test_files_of_a_folder_differ_in_the_schedule_alone(folder):
+    contents = [yaml.safe_load(path.read_text()) for path in sorted(folder.glob("*.yaml"))]
+    assert len(contents) > 1
+    shared = [{key: value for key, value in content.items() if key not in SCHEDULE_KEYS} for content in contents]
+    assert all(other == shared[0] for other in shared)
+
+
+@pytest.mark.parametrize("schedule", ["infinite", "cosine_rewarm"])
+def test_settings_are_the_best_trial_of_the_search(schedule):
+    grid = script("search").GRID
+    trials = json.loads((DEMO / "search.json").read_text())["trials"]
+    assert len({len(settings) for settings in grid.values()}) == 1, "the same number of trials for every schedule"
+    own = [trial for trial in trials if trial["schedule"] == schedule]
+    assert sorted(map(str, (trial["setting"] for trial in own))) == sorted(map(str, grid[schedule]))
+    best = min(own, key=lambda trial: trial["score"])["setting"]
+    content = yaml.safe_load((DEMO / f"{schedule}.yaml").read_text())
+    flat = {
+        **content,
+        **{f"lr_scheduler_kwargs.{key}": value for key, value in content["lr_scheduler_kwargs"].items()},
+    }
+    assert {key: flat[key] for key in best} == best
+
+
+def test_results_in_the_readme_are_those_of_the_file():
+    readme = (RECIPES.parent / "README.md").read_text(encoding="utf-8")
+    runs = json.loads((DEMO / "results.json").read_text())
+    compare = script("compare")
+    assert compare.table(runs) in readme
+    for schedule, values in compare.averages(runs).items():
+        assert f"`{schedule}` {', '.join(f'{value:.3f}' for value in values)}" in readme

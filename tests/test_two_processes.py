@@ -1,0 +1,86 @@
+"""Two processes with half the batch each are one process with the whole: gloo, on CPU."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = """
+import json, sys
+import conftest as tiny
+from hf_infinite_lr.cli.run import leave_process_group
+
+out, resume, settings = sys.argv[1], sys.argv[2] == "resume", json.loads(sys.argv[3])
+tiny.torch.set_num_threads(1)
+done = tiny.run(out, tiny.data("ab"), resume=resume or None, noise=False, dropout=0.0, **settings)
+seen = {"ids": done.data_collator.ids, "rates": done.watch.rates, "world_size": done.args.world_size}
+seen["losses"] = [entry["loss"] for entry in done.state.log_history if "loss" in entry]
+open(f"{out}.{done.args.process_index}.json", "w").write(json.dumps(seen))
+leave_process_group(wait=True)
+"""
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def launch(out, resume="fresh", **settings):
+    script = Path(out).with_suffix(".py")
+    script.write_text(SCRIPT)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
+    words = [sys.executable, "-W", "ignore", *launcher, str(script), str(out), resume, json.dumps(settings)]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = [json.loads(Path(f"{out}.{rank}.json").read_text()) for rank in range(2)]
+    assert [part["world_size"] for part in seen] == [2, 2]
+    return seen
+
+
+def steps(parts, num_steps):
+    """Sample ids of each optimizer step over all processes, whose loaders may have fetched more than they used."""
+    return [sorted(row for part in parts for row in part["ids"][step]) for step in range(num_steps)]
+
+
+@pytest.mark.parametrize("settings", [{"replay_fraction": 0.25}, {"anneal_budget": "extra"}], ids=["within", "extra"])
+def test_two_processes_are_one(tmp_path, tiny, settings):
+    settings = {**settings, "evaluate_on": "none"}
+    one = tiny.run(tmp_path / "one", tiny.data("ab"), noise=False, dropout=0.0, **settings)
+    two = launch(tmp_path / "two", per_device_train_batch_size=4, **settings)
+    num_steps = one.plan.num_steps
+    assert num_steps == (16 if "anneal_budget" in settings else 14)
+    assert two[0]["rates"] == two[1]["rates"] == {str(step): rate for step, rate in one.watch.rates.items()}
+    assert steps(two, num_steps) == [sorted(batch) for batch in one.data_collator.ids[:num_steps]]
+    losses = [entry["loss"] for entry in one.state.log_history if "loss" in entry]
+    assert two[0]["losses"] == pytest.approx(losses, abs=1e-5)
+    for name in ("trunk/01-a", "trunk/02-b", "releases/01-a", "releases/02-b"):
+        pairs = (tiny.weights(tmp_path / run / name) for run in ("one", "two"))
+        first, second = pairs
+        assert all((first[key] - second[key]).abs().max() < 1e-4 for key in first)
+    left = [path.name for path in (tmp_path / "two").iterdir()]
+    assert not [name for name in left if name.startswith(".incoming")]
+
+
+def test_two_processes_evaluate_and_resume(tmp_path, tiny):
+    settings = {"per_device_train_batch_size": 4, "save_steps": 3}
+    whole = launch(tmp_path / "whole", **settings)
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    for later in ("checkpoint-14", "checkpoint-12", "trunk/02-b", "releases/02-b", "task_matrix.json"):
+        target = tmp_path / "parts" / later
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
+    rest = launch(tmp_path / "parts", "resume", **settings)
+    assert list(rest[0]["rates"]) == [str(step) for step in range(9, 14)]
+    assert rest[0]["losses"] == whole[0]["losses"]
+    for name in ("trunk/02-b", "releases/02-b", "checkpoint-14"):
+        assert tiny.same_tensors(tiny.weights(tmp_path / "parts" / name), tiny.weights(tmp_path / "whole" / name))
+    matrices = [(tmp_path / run / "task_matrix.json").read_text() for run in ("parts", "whole")]
+    assert matrices[0] == matrices[1]
