@@ -123,7 +123,8 @@ def show_on_console() -> None:
 
 
 trunk_savers: WeakSet[object] = WeakSet()
-"""The living callbacks that save the branch point; filled by [`~hf_infinite_lr.callbacks.TrunkCheckpointCallback`]."""
+"""What saves the branch point: living callbacks of the class [`~hf_infinite_lr.callbacks.TrunkCheckpointCallback`], or
+the class itself, when every Trainer makes one."""
 
 
 def announce(

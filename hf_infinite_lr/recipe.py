@@ -73,11 +73,13 @@ class Recipe:
         data ([`DataArguments`]): What to learn.
         model ([`ModelSource`]): Which model and tokenizer.
         arguments ([`ContinualTrainingArguments`]): How to train.
+        content (`dict`): The keys and values it was made of.
     """
 
     data: DataArguments
     model: ModelSource
     arguments: ContinualTrainingArguments
+    content: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._sources = [_source(entry, "tasks", _TASK_LENGTHS) for entry in self.data.tasks]
@@ -169,6 +171,10 @@ class Recipe:
         trainer.references = self._references()
         trainer.units = {"eval_loss": "nats per token"}
         return trainer
+
+    def write(self, path: Path) -> None:
+        """Writes the recipe, overrides included, where a run leaves it."""
+        path.write_text(yaml.safe_dump(self.content, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
     def _score(self, column: str, metrics: Mapping[str, float]) -> dict[str, float]:
         return language_model_scores(metrics["loss"], self._columns[column][1])
@@ -302,7 +308,7 @@ def recipe_of(content: Mapping[str, Any]) -> Recipe:
         if content.get(key) is None:
             raise ValueError(f"{key!r} is missing.")
     data, model = DataArguments(**chosen[DataArguments]), ModelSource(**chosen[ModelSource])
-    return Recipe(data, model, ContinualTrainingArguments(**chosen[ContinualTrainingArguments]))
+    return Recipe(data, model, ContinualTrainingArguments(**chosen[ContinualTrainingArguments]), dict(content))
 
 
 def _typed(kind: type, key: str, value: Any) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-from hf_infinite_lr.announcement import announce, show_on_console
+from hf_infinite_lr.announcement import announce, show_on_console, trunk_savers
 from hf_infinite_lr.lr_scheduler import ScheduleLR, get_cosine_rewarm_schedule, get_infinite_schedule
 
 logger = logging.getLogger(__name__)
@@ -114,3 +114,4 @@ def install_trunk_callback() -> None:
     callbacks: list[Any] = trainer.DEFAULT_CALLBACKS
     if TrunkCheckpointCallback not in callbacks:
         callbacks.append(TrunkCheckpointCallback)
+        trunk_savers.add(TrunkCheckpointCallback)

@@ -51,6 +51,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    accelerator.print(f"training on {accelerator.num_processes} process(es)")
     torch.manual_seed(0)
     tasks = [windows_of("".join(pydoc_data.topics.topics.values())), windows_of(inspect.getsource(argparse))]
     model = NextByte()

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -24,16 +25,22 @@ def rates_of(tmp_path, *launcher):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    return json.loads(log_file.read_text())
+    processes = re.search(r"on (\d+) process", done.stdout)
+    assert processes is not None
+    return json.loads(log_file.read_text()), int(processes[1])
 
 
 @pytest.mark.slow
-def test_rates_of_two_processes_are_those_of_one(tmp_path):
+def test_rates_of_two_processes_are_those_of_one(tmp_path, monkeypatch):
     schedule, _ = plain_schedule(
         "infinite", learning_rate=1e-2, num_warmup_steps=4, num_training_steps=None, kwargs={"task_steps": [20, 20]}
     )
-    one = rates_of(tmp_path)
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    one, processes = rates_of(tmp_path)
+    assert processes == 1
+    # With --cpu the launcher would start one process, whatever --num_processes says.
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
     precision = ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    two = rates_of(tmp_path, *launch, *precision, "--main_process_port", free_port())
+    two, processes = rates_of(tmp_path, *launch, *precision, "--main_process_port", free_port())
+    assert processes == 2
     assert one == two == [1e-2 * schedule(step) for step in range(40)]

@@ -45,7 +45,10 @@ def refused(tiny, tmp_path, message, tasks=None, **changes):
         ({"constant_lr": 0}, r"constant_lr=0 must be above 0"),
         ({"constant_lr_ratio": 1.5}, r"constant_lr_ratio=1\.5 must not be above the peak"),
         ({"min_lr_ratio": 0.9}, r"min_lr_ratio=0\.9 must not be above the constant"),
-        ({"min_lr_ratio": 0}, r"min_lr_ratio=0 cannot be reached by anneal_type='exponential'.*linear, cosine, 1-sqrt"),
+        (
+            {"min_lr_ratio": 0},
+            r"min_lr_ratio=0 cannot be reached by anneal_type='exponential'.*linear, cosine, 1-sqrt",
+        ),
         ({"num_anneal_steps": 1.0}, r"num_anneal_steps=1\.0 "),
         ({"num_cooldown_steps": -1}, r"num_cooldown_steps=-1 "),
         ({"num_cooldown_steps": 0}, r"num_cooldown_steps=0 requires a constant_lr_ratio of 1"),
@@ -125,7 +128,10 @@ def test_training_arguments(tiny, tmp_path, setting, message):
         (lambda rows: [Task("a", rows, num_epochs=-1)], r"num_epochs=-1 must be"),
         (lambda rows: [Task("a", rows, num_epochs="2")], r"num_epochs='2' must be"),
         (lambda rows: [Task("a", rows, num_epochs=float("inf"))], r"num_epochs=inf must be"),
-        (lambda rows: [Task("a", rows, num_epochs=0.01)], r"0\.01 epochs of 67 samples are less than one global batch"),
+        (
+            lambda rows: [Task("a", rows, num_epochs=0.01)],
+            r"0\.01 epochs of 67 samples are less than one global batch",
+        ),
         (lambda rows: [Task("s", Numbers())], r"'s' is a streaming dataset without a length.*num_steps"),
         (lambda rows: [Task("s", Numbers(), num_epochs=2)], r"'s' is a streaming dataset without a length"),
         (lambda rows: rows, r"for one dataset write \[dataset\]"),
@@ -157,7 +163,9 @@ def test_held_out_data(tiny, tmp_path, held_out, message):
 
 def test_a_stream_cannot_be_replayed(tiny, tmp_path):
     tasks = {"a": tiny.data()["a"].to_iterable_dataset(), "b": tiny.data()["b"]}
-    refused(tiny, tmp_path, r"replay_fraction=0\.1: the streaming task 'a'", tasks, replay_fraction=0.1, task_steps=[8])
+    refused(
+        tiny, tmp_path, r"replay_fraction=0\.1: the streaming task 'a'", tasks, replay_fraction=0.1, task_steps=[8]
+    )
 
 
 def test_plain_training_arguments_are_refused(tiny, tmp_path):

@@ -20,6 +20,7 @@ from transformers import HfArgumentParser, LlamaConfig, LlamaForCausalLM, Traine
 sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
 config = LlamaConfig(vocab_size=16, num_attention_heads=2, num_key_value_heads=2, **sizes)
 Trainer(LlamaForCausalLM(config), args, train_dataset=Counting()).train()
+print(f"world size {args.world_size}\\n", end="", flush=True)
 """
 NEIGHBOUR = """
 import torch
@@ -110,16 +111,19 @@ def test_the_script_that_trl_ships(sft_folder, name, line, checkpoints):
 
 
 @pytest.mark.slow
-def test_two_processes_end_cleanly(folder):
+def test_two_processes_end_cleanly(folder, monkeypatch):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    # With --cpu the launcher would start one process, whatever --num_processes says.
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
     plain = ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port]
     command = ["-m", "hf_infinite_lr", "run", "trainer_script.py", *flags(folder, "cosine_rewarm", 4)]
     done = launch(folder, *launcher, *plain, *command)
     assert done.returncode == 0, done.stderr
     assert "terminate called" not in done.stderr
+    assert done.stdout.count("world size 2") == 2
     assert done.stderr.count("cosine_rewarm: warm-up 0–2 (to 1.0e-3), cosine to 4 (to 1.0e-4).") == 1
 
 
@@ -170,6 +174,7 @@ def test_the_callback_is_installed_once():
     from transformers import trainer
 
     from hf_infinite_lr import TrunkCheckpointCallback
+    from hf_infinite_lr.announcement import trunk_savers
     from hf_infinite_lr.registry import install_trunk_callback
 
     before = list(trainer.DEFAULT_CALLBACKS)
@@ -177,5 +182,7 @@ def test_the_callback_is_installed_once():
         install_trunk_callback()
         install_trunk_callback()
         assert [*before, TrunkCheckpointCallback] == trainer.DEFAULT_CALLBACKS
+        assert TrunkCheckpointCallback in trunk_savers  # so that the line does not advise what is done
     finally:
         trainer.DEFAULT_CALLBACKS[:] = before
+        trunk_savers.discard(TrunkCheckpointCallback)

@@ -24,6 +24,9 @@ def parser() -> argparse.ArgumentParser:
 def run(argv: Sequence[str]) -> int:
     """Run a script as `python script.py ...` would.
 
+    With one difference: torch and transformers are imported before the script's first line. Environment variables that
+    they read on import (`HF_HOME`, `OMP_NUM_THREADS`) must therefore be set before the command, not inside the script.
+
     Args:
         argv (`Sequence[str]`):
             Path of the script, and behind it the script's own arguments.

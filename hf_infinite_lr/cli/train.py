@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from hf_infinite_lr.announcement import is_main_process
 from hf_infinite_lr.cli.run import leave_process_group
+from hf_infinite_lr.recipe import Recipe, load_recipe
 from hf_infinite_lr.report import read_run, render_screen, write_report
+
+RECIPE = "recipe.yaml"
+"""Where a run keeps its recipe, below `output_dir`."""
 
 _USAGE = """usage: hf-infinite-lr train --config RECIPE.yaml [--key value ...]
 
@@ -28,16 +36,47 @@ def train(argv: Sequence[str]) -> int:
         print(_USAGE, file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
     try:
-        path, overrides = _split(argv)
-        return _train(path, overrides)
+        path, overrides = split_config(argv)
+        recipe = load_recipe(path, overrides)
+        trainer = recipe.trainer()
     except (ValueError, FileNotFoundError) as error:
-        if is_main_process():
-            print(f"hf-infinite-lr train: {error}", file=sys.stderr)
-        leave_process_group(wait=False)
-        return 1
+        return refuse("train", error)
+    trainer.add_callback(_KeptRecipe(recipe))
+    try:
+        trainer.train(recipe.arguments.resume_from_checkpoint)
+    except ValueError as error:
+        if trainer.is_in_train:
+            raise
+        return refuse("train", error)
+    if trainer.is_world_process_zero():
+        output_dir = str(recipe.arguments.output_dir)
+        write_report(output_dir)
+        print(render_screen(read_run(output_dir)))
+    leave_process_group(wait=True)
+    return 0
 
 
-def _split(argv: Sequence[str]) -> tuple[str, list[str]]:
+class _KeptRecipe(TrainerCallback):
+    """Leaves the recipe in `output_dir`, from where `anneal` rebuilds the data."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self.recipe.write(Path(args.output_dir) / RECIPE)
+
+
+def refuse(verb: str, error: Exception) -> int:
+    """Says in one sentence, once per job, why nothing was begun; the exit status."""
+    if is_main_process():
+        print(f"hf-infinite-lr {verb}: {error}", file=sys.stderr)
+    leave_process_group(wait=False)
+    return 1
+
+
+def split_config(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """The path behind `--config`, and all other words."""
     words = list(argv)
     for place, word in enumerate(words):
         if word == "--config" and place + 1 < len(words):
@@ -45,17 +84,3 @@ def _split(argv: Sequence[str]) -> tuple[str, list[str]]:
         if word.startswith("--config="):
             return word.removeprefix("--config="), words[:place] + words[place + 1 :]
     raise ValueError("--config RECIPE.yaml is missing.")
-
-
-def _train(path: str, overrides: Sequence[str]) -> int:
-    from hf_infinite_lr.recipe import load_recipe
-
-    recipe = load_recipe(path, overrides)
-    trainer = recipe.trainer()
-    trainer.train(recipe.arguments.resume_from_checkpoint)
-    if trainer.is_world_process_zero():
-        output_dir = str(recipe.arguments.output_dir)
-        write_report(output_dir)
-        print(render_screen(read_run(output_dir)))
-    leave_process_group(wait=True)
-    return 0

@@ -74,9 +74,9 @@ def _sha256(path: Path) -> str:
 
 
 @contextmanager
-def incoming(output_dir: Path, accelerator: Accelerator) -> Iterator[Path]:
+def incoming(output_dir: Path, accelerator: Accelerator, name: str = INCOMING) -> Iterator[Path]:
     """A directory that all processes write aside in; neither rotation nor resuming takes it for a checkpoint."""
-    aside = output_dir / INCOMING
+    aside = output_dir / name
     if accelerator.is_main_process:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)

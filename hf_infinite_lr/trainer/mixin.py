@@ -12,13 +12,14 @@ from torch.utils.data import DataLoader
 from transformers.trainer_callback import ProgressCallback, TrainerState
 from transformers.trainer_utils import TrainOutput
 
-from hf_infinite_lr.arguments import resume_arguments
+from hf_infinite_lr.arguments import complete_arguments, resume_arguments
 from hf_infinite_lr.config import plan_run, refuse_unsupported, schedule_name
 from hf_infinite_lr.lr_scheduler import ScheduleLR
 from hf_infinite_lr.stream.loading import StreamBatches, StreamDataset
 from hf_infinite_lr.stream.task import Stream
 
 from . import checkpoints
+from .annealing import annealing_plan, annealing_schedule
 from .columns import ColumnEvaluation
 from .flow import Stopwatch, StreamFlow, StreamProgress
 from .host import bounded_length, check_arguments, check_host, continual_arguments, one_pass
@@ -198,18 +199,17 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
         if self.schedule is None:
             return super().create_scheduler(self.plan.num_steps, optimizer)
         if self.lr_scheduler is None:
-            kwargs = dict(self.args.lr_scheduler_kwargs or {})
             self.lr_scheduler = ScheduleLR(
                 self.optimizer if optimizer is None else optimizer,
                 self.schedule,
                 name=schedule_name(self.args),
-                on_resume=kwargs.pop("on_resume", "continue"),
+                on_resume=(self.args.lr_scheduler_kwargs or {}).get("on_resume", "continue"),
                 arguments=resume_arguments(
                     schedule_name(self.args),
                     task_steps=[task.num_steps for task in self.plan.tasks],
                     learning_rate=self.args.learning_rate,
                     warmup_steps=self.args.warmup_steps,
-                    kwargs=kwargs,
+                    kwargs=self._schedule_arguments(),
                     anneal_budget=self.args.anneal_budget,
                     release=self.args.release,
                 ),
@@ -246,6 +246,46 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
         if state["global_step"] >= last_step:
             return self._already_finished(self._resumed_from, state["global_step"])
         return super().train(str(self._resumed_from), *args, **kwargs)
+
+    def anneal(self, checkpoint: str | Path, num_anneal_steps: int | float) -> Path:
+        """Makes a release of a trunk checkpoint of this run, whenever it was saved; the trunk stays as it is.
+
+        The branch trains on the batches that the task would have come to next. With the same length it is, bit for
+        bit, the branch that the run itself grows there. It may run while another process goes on with the trunk.
+
+        Args:
+            checkpoint (`str` or `Path`): `trunk/...` or a `checkpoint-N` that lies on the trunk.
+            num_anneal_steps (`int` or `float`): Length of the branch: steps, or a share of the task.
+
+        Returns:
+            `Path`: The release, `releases/<task>` of `output_dir`; an earlier release of the task makes way.
+
+        Raises:
+            ValueError: for a broken checkpoint, one of another run, or one that is annealed already.
+        """
+        path = Path(checkpoint)
+        find_checkpoint(self._output_dir, str(path), self.plan)
+        state = checkpoints.read_json(path / checkpoints.STATE)
+        check_data_settings(state, self.record.settings, self.plan)
+        if self.schedule is None or schedule_name(self.args) != "infinite":
+            raise ValueError(f"lr_scheduler_type={schedule_name(self.args)!r} has no trunk: only infinite can anneal.")
+        run = self.plan, self.schedule, self.record
+        self.plan = annealing_plan(self.plan, state["global_step"], num_anneal_steps)
+        arguments = complete_arguments("infinite", self._schedule_arguments())
+        self.schedule = annealing_schedule(self.plan, run[1], arguments, self.args.learning_rate)
+        self.record, self._resumed_from, self._annealing = self._new_record(), path, True
+        try:
+            super().train(str(path))
+        finally:
+            release = self._output_dir / "releases" / self.plan.tasks[-1].directory
+            self.plan, self.schedule, self.record = run
+            self._annealing = False
+        return release
+
+    def _schedule_arguments(self) -> dict[str, Any]:
+        kwargs = dict(self.args.lr_scheduler_kwargs or {})
+        kwargs.pop("on_resume", None)
+        return kwargs
 
     def _already_finished(self, checkpoint: Path, global_step: int) -> TrainOutput:
         done = f"stopped at max_steps={self.args.max_steps}" if global_step < self.plan.num_steps else "is finished"
@@ -301,7 +341,7 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
     def _end_stream(self) -> None:
         self.record.train_seconds += self._step_seconds.stop()
         self._write_record()
-        if self.args.should_save:
+        if self.args.should_save and not self._annealing:
             self.state.save_to_json(os.path.join(self.args.output_dir, "trainer_state.json"))
 
     def where(self, step: int) -> dict[str, Any]:
@@ -331,7 +371,8 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
         self.control.should_evaluate = False
         task = self.plan.ends.get(self.state.global_step)
         if task is not None:
-            if self.args.release == "each" or (self.args.release == "last" and task is self.plan.tasks[-1]):
+            each, last = self.args.release == "each", self.args.release == "last" and task is self.plan.tasks[-1]
+            if each or last or self._annealing:
                 self._release(task.directory)
             self.record.add_row(task, self._scores)
             self._write_record()

@@ -36,6 +36,7 @@ class TrunkAndBranches(Host):
     _batches: StreamBatches
     _step_seconds: Stopwatch
     _host_output_dir: str | None = None
+    _annealing: bool = False
 
     @property
     def _output_dir(self) -> Path:
@@ -45,6 +46,8 @@ class TrunkAndBranches(Host):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Saves through the host, aside; then the whole directory is named `checkpoint-N`, `trunk/...`, or both."""
+        if self._annealing:
+            return
         step = self.state.global_step
         trunk_task = self.plan.trunk_points.get(step)
         self.record.train_seconds += self._step_seconds.stop()
@@ -92,7 +95,9 @@ class TrunkAndBranches(Host):
             checkpoints.write_json(Path(output_dir) / "continual_arguments.json", continual_arguments(own))
 
     def _release(self, name: str) -> None:
-        with checkpoints.incoming(self._output_dir, self.accelerator) as aside:
+        # An annealing after the fact may run beside the job that makes the trunk, and must not write in its place.
+        aside_name = f"{checkpoints.INCOMING}-{name}" if self._annealing else checkpoints.INCOMING
+        with checkpoints.incoming(self._output_dir, self.accelerator, aside_name) as aside:
             self.save_model(str(aside / name), _internal_call=True)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
@@ -101,7 +106,7 @@ class TrunkAndBranches(Host):
             self.accelerator.wait_for_everyone()
 
     def _write_record(self) -> None:
-        if self.args.should_save:
+        if self.args.should_save and not self._annealing:
             step = self.state.global_step
             self.record.write(self._output_dir, step, finished=step >= self.plan.num_steps)
 
@@ -164,7 +169,7 @@ class TrunkAndBranches(Host):
             # torch's schedulers leave the groups as they are, and the optimizer was restored without its rates.
             for group, rate in zip(self._raw_optimizer().param_groups, self.lr_scheduler.get_last_lr(), strict=True):
                 group["lr"] = rate
-        elif (
+        elif self._annealing or (
             state.get("name") == schedule_name(self.args)
             and state["base_lrs"] == self.lr_scheduler.base_lrs
             and same_past(Schedule.from_dict(state["schedule"]), self.schedule, self.state.global_step)
