@@ -73,12 +73,10 @@ def losses(continual):
 @pytest.mark.parametrize(
     ("kind", "budget", "stop_at", "workers"),
     [
-        ("map", "within", 7, 0),
         ("map", "within", 8, 0),
         ("map", "extra", 8, 0),
         ("map", "extra", 13, 2),
         ("stream", "within", 3, 0),
-        ("stream", "within", 14, 0),
         ("stream", "extra", 9, 2),
         ("stream", "extra", 22, 0),
     ],

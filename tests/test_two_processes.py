@@ -51,13 +51,12 @@ def steps(parts, num_steps):
     return [sorted(row for part in parts for row in part["ids"][step]) for step in range(num_steps)]
 
 
-@pytest.mark.parametrize("settings", [{"replay_fraction": 0.25}, {"anneal_budget": "extra"}], ids=["within", "extra"])
-def test_two_processes_are_one(tmp_path, tiny, settings):
-    settings = {**settings, "evaluate_on": "none"}
+def test_two_processes_are_one(tmp_path, tiny):
+    settings = {"replay_fraction": 0.25, "anneal_budget": "extra", "evaluate_on": "none"}
     one = tiny.run(tmp_path / "one", tiny.data("ab"), noise=False, dropout=0.0, **settings)
     two = launch(tmp_path / "two", per_device_train_batch_size=4, **settings)
     num_steps = one.plan.num_steps
-    assert num_steps == (16 if "anneal_budget" in settings else 14)
+    assert num_steps == 16
     assert two[0]["rates"] == two[1]["rates"] == {str(step): rate for step, rate in one.watch.rates.items()}
     assert steps(two, num_steps) == [sorted(batch) for batch in one.data_collator.ids[:num_steps]]
     losses = [entry["loss"] for entry in one.state.log_history if "loss" in entry]
