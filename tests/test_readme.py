@@ -103,7 +103,7 @@ def test_trl_classes():
         "ContinualArguments": ContinualArguments,
     }
     exec(blocks("python")[1], scope)
-    assert scope["ContinualSFTConfig"]("out", report_to="none", release="last").release == "last"
+    assert scope["ContinualSFTConfig"]("out", report_to="none", use_cpu=True, release="last").release == "last"
 
 
 def test_every_internal_link_leads_somewhere():
