@@ -502,3 +502,21 @@ def test_accumulation_changes_no_sample_of_a_step(tiny, tmp_path):
     replayed = [row for row in ids[64:] if row < 1000 * ord("b")]
     assert len(replayed) == int(6 * 0.3 * 8)
     assert set(replayed) <= set(ids[:64])
+
+
+class NotANumber(ContinualTrainer):
+    """Its loss is no number from one step on."""
+
+    def training_step(self, *args, **kwargs):
+        loss = super().training_step(*args, **kwargs)
+        return loss * float("nan") if self.state.global_step >= 10 else loss
+
+
+@pytest.mark.parametrize(("logging_steps", "seen_at"), [(1, 11), (100, 12)], ids=["at a log", "before a save"])
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path, tiny, logging_steps, seen_at):
+    expected = (
+        rf"loss is nan at step {seen_at} \(task 'b', learning rate 0.0075\); the last checkpoint is .*checkpoint-8"
+    )
+    with pytest.raises(FloatingPointError, match=expected):
+        tiny.run(tmp_path, cls=NotANumber, logging_steps=logging_steps, save_steps=4, max_grad_norm=0)
+    assert not (tmp_path / "checkpoint-12").exists()

@@ -11,8 +11,8 @@ import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_infinite_lr.announcement import describe
-from hf_infinite_lr.plain_run import plain_schedule
 from hf_infinite_lr.cli import VERBS
+from hf_infinite_lr.plain_run import plain_schedule
 from hf_infinite_lr.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent

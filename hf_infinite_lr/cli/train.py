@@ -48,6 +48,8 @@ def train(argv: Sequence[str]) -> int:
         if trainer.is_in_train:
             raise
         return refuse("train", error)
+    except FloatingPointError as error:
+        return refuse("train", error)
     if trainer.is_world_process_zero():
         output_dir = str(recipe.arguments.output_dir)
         write_report(output_dir)
@@ -68,7 +70,7 @@ class _KeptRecipe(TrainerCallback):
 
 
 def refuse(verb: str, error: Exception) -> int:
-    """Says in one sentence, once per job, why nothing was begun; the exit status."""
+    """Says in one sentence, once per job, why the verb ends here; the exit status."""
     if is_main_process():
         print(f"hf-infinite-lr {verb}: {error}", file=sys.stderr)
     leave_process_group(wait=False)

@@ -356,10 +356,12 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
         return found
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Adds task and phase to what is logged during training."""
+        """Adds task and phase to what is logged during training; a loss that is no number ends the run here."""
         if self.is_in_train and self.state.global_step:
             logs.update(self.where(self.state.global_step - 1))
         super().log(logs, *args, **kwargs)
+        if "loss" in logs:
+            self._check_loss(logs["loss"])
 
     def _evaluate(
         self, trial: Any, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False

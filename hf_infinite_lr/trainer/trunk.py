@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ class TrunkAndBranches(Host):
         """Saves through the host, aside; then the whole directory is named `checkpoint-N`, `trunk/...`, or both."""
         if self._annealing:
             return
+        self._check_loss(self._tr_loss.item())
         step = self.state.global_step
         trunk_task = self.plan.trunk_points.get(step)
         self.record.train_seconds += self._step_seconds.stop()
@@ -71,6 +73,17 @@ class TrunkAndBranches(Host):
         self._batches.forget_before(step)
         self._write_record()
         self._step_seconds.start()
+
+    def _check_loss(self, loss: float) -> None:
+        """Stops before a broken model is saved over a good one; asked at logs and saves, which wait anyway."""
+        if math.isfinite(loss):
+            return
+        step = self.state.global_step
+        saved = [path for _, path in checkpoints.candidates(self._output_dir)]
+        raise FloatingPointError(
+            f"The loss is {loss} at step {step} (task {self.plan.task_at(step - 1).name!r}, learning rate "
+            f"{self._get_learning_rate():.3g}); the last checkpoint is {saved[0] if saved else 'none'}."
+        )
 
     def _get_output_dir(self, trial: Any) -> str:
         return self._host_output_dir or super()._get_output_dir(trial)
