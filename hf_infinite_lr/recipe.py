@@ -12,7 +12,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import yaml
 from transformers import set_seed
 
-from hf_infinite_lr.config import ContinualTrainingArguments, task_steps_of
+from hf_infinite_lr.config import ContinualTrainingArguments, refuse_unsupported, task_steps_of
 from hf_infinite_lr.objectives.causal_lm import (
     ModelSource,
     build_model,
@@ -27,6 +27,7 @@ from hf_infinite_lr.stream import Stream, Task
 from hf_infinite_lr.stream.plan import task_lengths
 from hf_infinite_lr.stream.task import is_streaming
 from hf_infinite_lr.trainer import ContinualTrainer
+from hf_infinite_lr.trainer.resume import refuse_used
 
 OBJECTIVES = ("causal_lm",)
 _TASK_LENGTHS = ("num_steps", "num_epochs", "num_tokens")
@@ -86,12 +87,20 @@ class Recipe:
         self._held_out = [_source(entry, "evaluate_also", ()) for entry in self.data.evaluate_also]
         self._tokenizer: Any = None
         self._splits: list[TextSplits] = []
+        self._columns: dict[str, tuple[Any, PackedBlocks]] = {}
 
     @property
     def global_batch_size(self) -> int:
         """Samples of one optimizer step."""
         args = self.arguments
         return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+    def _check(self) -> None:
+        refuse_unsupported(self.arguments)
+        if not self.arguments.resume_from_checkpoint:
+            refuse_used(Path(str(self.arguments.output_dir)))
+        unread = tuple(self._task(entry, _Unread()) for entry in self.data.tasks)
+        Stream(unread, dict.fromkeys(source.name for source in self._held_out))
 
     def task_lengths(self) -> dict[str, int]:
         """Optimizer steps of each task, by name. Data is loaded only where a length depends on it."""
@@ -143,7 +152,7 @@ class Recipe:
 
     def _pack_eval(self, column: str, documents: Any) -> Any:
         blocks = self._packed(documents, count_bytes=True)
-        self._columns = {**getattr(self, "_columns", {}), column: (documents, blocks)}
+        self._columns[column] = documents, blocks
         return blocks.dataset
 
     def _packed(self, documents: Any, *, count_bytes: bool) -> PackedBlocks:
@@ -156,7 +165,8 @@ class Recipe:
         )
 
     def trainer(self) -> ContinualTrainer:
-        """Builds everything. Whatever cannot work is refused here, before the first step."""
+        """Builds everything. Whatever cannot work is refused here, as far as possible before data is read."""
+        self._check()
         stream = self.stream()
         set_seed(self.arguments.seed)
         trainer = ContinualTrainer(

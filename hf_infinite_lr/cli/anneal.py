@@ -33,7 +33,8 @@ def anneal(argv: Sequence[str]) -> int:
     try:
         num_anneal_steps, overrides = _num_anneal_steps(argv[1:])
         run = checkpoint.parent.parent if checkpoint.parent.name == "trunk" else checkpoint.parent
-        trainer = load_recipe(run / RECIPE, [*overrides, "--output_dir", str(run)]).trainer()
+        here = ["--output_dir", str(run), "--resume_from_checkpoint", "true"]
+        trainer = load_recipe(run / RECIPE, [*overrides, *here]).trainer()
     except (ValueError, FileNotFoundError) as error:
         return refuse("anneal", error)
     try:

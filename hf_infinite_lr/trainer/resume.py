@@ -31,11 +31,7 @@ def find_checkpoint(output_dir: Path, resume: str | bool | None, plan: StreamPla
             checkpoint that was trained on other tasks.
     """
     if resume is None or resume is False:
-        if checkpoints.is_used(output_dir):
-            raise ValueError(
-                f"output_dir={str(output_dir)!r} holds a run already: pass resume_from_checkpoint=True to go on with "
-                "it, or name another directory."
-            )
+        refuse_used(output_dir)
         return None
     if resume is True:
         return _newest(output_dir, plan)
@@ -45,6 +41,15 @@ def find_checkpoint(output_dir: Path, resume: str | bool | None, plan: StreamPla
     if (difference := _difference(path, plan)) is not None:
         raise ValueError(f"resume_from_checkpoint={resume!r} cannot be continued: {difference.text}.")
     return path
+
+
+def refuse_used(output_dir: Path) -> None:
+    """Refuses a directory that a run has used, for a fresh start."""
+    if checkpoints.is_used(output_dir):
+        raise ValueError(
+            f"output_dir={str(output_dir)!r} holds a run already: pass resume_from_checkpoint=True to go on with "
+            "it, or name another directory."
+        )
 
 
 def _newest(output_dir: Path, plan: StreamPlan) -> Path | None:
