@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum
+from operator import attrgetter
 from typing import Any
 
 from transformers import TrainingArguments
-from transformers.trainer_utils import SaveStrategy
 
 from hf_infinite_lr.lr_scheduler import schedule_from_arguments
 from hf_infinite_lr.schedules import Schedule
@@ -194,66 +195,30 @@ def refuse_unsupported(args: Any) -> None:
     Raises:
         ValueError: naming the setting, its value and why.
     """
-    schedule = schedule_name(args)
-    accelerator_config = args.accelerator_config
-    rules: tuple[tuple[str, Any, bool, str], ...] = (
-        ("save_only_model", args.save_only_model, args.save_only_model, "a rewind needs the optimizer's state"),
-        (
-            "load_best_model_at_end",
-            args.load_best_model_at_end,
-            args.load_best_model_at_end,
-            "the model after training is the last release",
-        ),
-        (
-            "save_strategy",
-            str(getattr(args.save_strategy, "value", args.save_strategy)),
-            args.save_strategy == SaveStrategy.BEST,
-            "it would drop the trunk's checkpoints",
-        ),
-        (
-            "auto_find_batch_size",
-            args.auto_find_batch_size,
-            args.auto_find_batch_size,
-            "task boundaries are counted in global batches",
-        ),
-        ("ignore_data_skip", args.ignore_data_skip, args.ignore_data_skip, "a resumed run would train on other data"),
-        (
-            "enable_jit_checkpoint",
-            args.enable_jit_checkpoint,
-            args.enable_jit_checkpoint,
-            "its checkpoints are not written aside first",
-        ),
-        (
-            "accelerator_config.split_batches",
-            accelerator_config.split_batches,
-            accelerator_config.split_batches,
-            "batches are planned per process",
-        ),
-        (
-            "accelerator_config.dispatch_batches",
-            accelerator_config.dispatch_batches,
-            bool(accelerator_config.dispatch_batches),
-            "every process reads its own batches",
-        ),
-        (
-            "lr_scheduler_type",
-            schedule,
-            schedule in ("reduce_lr_on_plateau", "greedy"),
-            "its rate follows the metrics, so it is no function of the step",
-        ),
-        (
-            "train_sampling_strategy",
-            args.train_sampling_strategy,
-            args.train_sampling_strategy != "random",
-            "a stream has its own order",
-        ),
-        (
-            "push_to_hub",
-            args.push_to_hub,
-            args.push_to_hub,
-            "releases are not pushed from within a run yet; upload a releases/ directory afterwards",
-        ),
-    )
-    for name, value, refused, reason in rules:
-        if refused:
+    for name, (refused, reason) in _UNSUPPORTED.items():
+        value = attrgetter(name)(args)
+        value = value.value if isinstance(value, Enum) else value
+        if value in refused:
             raise ValueError(f"{name}={value!r} cannot be used with ContinualTrainer: {reason}.")
+
+
+_UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "save_only_model": ((True,), "a rewind needs the optimizer's state"),
+    "load_best_model_at_end": ((True,), "the model after training is the last release"),
+    "save_strategy": (("best",), "it would drop the trunk's checkpoints"),
+    "auto_find_batch_size": ((True,), "task boundaries are counted in global batches"),
+    "ignore_data_skip": ((True,), "a resumed run would train on other data"),
+    "enable_jit_checkpoint": ((True,), "its checkpoints are not written aside first"),
+    "accelerator_config.split_batches": ((True,), "batches are planned per process"),
+    "accelerator_config.dispatch_batches": ((True,), "every process reads its own batches"),
+    "lr_scheduler_type": (
+        ("reduce_lr_on_plateau", "greedy"),
+        "its rate follows the metrics, so it is no function of the step",
+    ),
+    "train_sampling_strategy": (("group_by_length", "batch_rebalance", "sequential"), "a stream has its own order"),
+    "push_to_hub": (
+        (True,),
+        "releases are not pushed from within a run yet; upload a releases/ directory afterwards",
+    ),
+}
+"""Trainer's settings with the values that are refused, and why."""
