@@ -3,8 +3,9 @@
 import logging
 import os
 import sys
-from typing import TextIO
 from weakref import WeakSet
+
+from tqdm import tqdm
 
 from hf_infinite_lr.schedules import Phase, Schedule
 
@@ -94,18 +95,16 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-class ConsoleHandler(logging.StreamHandler[TextIO]):
-    """Writes the package's records to standard error, unless a handler of the root logger writes to the console."""
+class ConsoleHandler(logging.Handler):
+    """Writes the package's records to standard error, unless a handler of the root logger writes to the console.
 
-    def __init__(self) -> None:
-        super().__init__(sys.stderr)
-        self.setFormatter(logging.Formatter("%(message)s"))
+    It writes through tqdm, so that a line does not tear the progress bar that is on screen.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record to the present `sys.stderr`."""
         if not any(_prints(handler, record) for handler in logging.getLogger().handlers):
-            self.setStream(sys.stderr)
-            super().emit(record)
+            tqdm.write(self.format(record), file=sys.stderr)
 
 
 def _prints(handler: logging.Handler, record: logging.LogRecord) -> bool:
