@@ -62,5 +62,6 @@ def test_results_in_the_readme_are_those_of_the_file():
     runs = json.loads((DEMO / "results.json").read_text())
     compare = script("compare")
     assert compare.table(runs) in readme
+    assert compare.verdict(runs) in readme
     for schedule, values in compare.averages(runs).items():
         assert f"`{schedule}` {', '.join(f'{value:.3f}' for value in values)}" in readme

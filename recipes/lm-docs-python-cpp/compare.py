@@ -43,7 +43,7 @@ def table(runs):
     """The README's table: means over seeds, bits per byte."""
     tasks = runs[0]["task_matrix"]["tasks"]
     lines = [
-        f"| bits per byte, lower is better | {' | '.join(tasks)} | average | forgetting | updates (on the path) |",
+        f"| bits per byte (lower is better) | {' | '.join(tasks)} | average | lost since learned | updates (path) |",
         f"|---|{'---|' * (len(tasks) + 3)}",
     ]
     for schedule in GRID:
@@ -73,6 +73,17 @@ def averages(runs):
     }
 
 
+def verdict(runs):
+    """What the averages say of the two schedules, and no more."""
+    pairs = list(zip(*averages(runs).values(), strict=True))
+    first, second = GRID
+    if all(one < other for one, other in pairs):
+        return f"`{first}` came out ahead with each of {len(pairs)} seeds"
+    if all(one > other for one, other in pairs):
+        return f"`{second}` came out ahead with each of {len(pairs)} seeds"
+    return f"neither came out ahead with each of {len(pairs)} seeds"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, one core each")
@@ -96,6 +107,7 @@ def main():
     print(table(runs))
     for schedule, values in averages(runs).items():
         print(f"{schedule}: {', '.join(f'{value:.3f}' for value in values)}")
+    print(verdict(runs))
 
 
 if __name__ == "__main__":
