@@ -12,7 +12,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 from hf_infinite_lr.config import ContinualTrainingArguments
 from hf_infinite_lr.trainer import ContinualTrainer
 
+# Models of a few thousand parameters are faster on one thread, here and in the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 PEAK = 1e-2
 TASK_STEPS = {"a": 8, "b": 6, "c": 7}
