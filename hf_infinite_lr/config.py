@@ -35,8 +35,8 @@ class ContinualArguments:
             has floor(epochs x floor(samples / global batch)) steps.
         anneal_budget (`str`, defaults to `"within"`):
             What happens to the data of a branch. `within`: the last share of each task's data reaches only its
-            release (Singh et al. 2025). `extra`: after the rewind the trunk trains on the same batches at the
-            constant, at the cost of that share again.
+            release, unless it is replayed later (Singh et al. 2025). `extra`: after the rewind the trunk trains on
+            the same batches at the constant, at the cost of that share again.
         release (`str`, defaults to `"each"`):
             Which tasks end in an annealed, saved model: `each`, the `last` only, or `none`.
         rewind (`str`, defaults to `"full"`):
@@ -143,12 +143,7 @@ def plan_run(args: Any, stream: Stream, global_batch_size: int) -> tuple[Schedul
     lengths = task_lengths(
         stream, global_batch_size, task_steps=task_steps_of(args), num_train_epochs=args.num_train_epochs
     )
-    streaming = [task.name for task in stream.tasks[:-1] if task.streaming]
-    if args.replay_fraction and streaming:
-        raise ValueError(
-            f"replay_fraction={args.replay_fraction}: the streaming task {streaming[0]!r} cannot be replayed, because "
-            "its samples are not kept; make it map-style or set replay_fraction=0."
-        )
+    refuse_replay_of_streams(args, [task.name for task in stream.tasks[:-1] if task.streaming])
     schedule = None
     anneal_steps = [0] * len(lengths)
     if schedule_name(args) in OWN_SCHEDULES:
@@ -177,6 +172,15 @@ def plan_run(args: Any, stream: Stream, global_batch_size: int) -> tuple[Schedul
         rewinds=args.rewind != "none",
     )
     return schedule, plan
+
+
+def refuse_replay_of_streams(args: Any, streaming: Sequence[str]) -> None:
+    """Refuses replay where an earlier task is a stream (its name is in `streaming`), whose samples are not kept."""
+    if args.replay_fraction and streaming:
+        raise ValueError(
+            f"replay_fraction={args.replay_fraction}: the streaming task {streaming[0]!r} cannot be replayed, because "
+            "its samples are not kept; make it map-style or set replay_fraction=0."
+        )
 
 
 def task_steps_of(args: ContinualArguments) -> int | Sequence[int] | None:

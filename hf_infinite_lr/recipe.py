@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -12,7 +13,12 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import yaml
 from transformers import set_seed
 
-from hf_infinite_lr.config import ContinualTrainingArguments, refuse_unsupported, task_steps_of
+from hf_infinite_lr.config import (
+    ContinualTrainingArguments,
+    refuse_replay_of_streams,
+    refuse_unsupported,
+    task_steps_of,
+)
 from hf_infinite_lr.objectives.causal_lm import (
     ModelSource,
     build_model,
@@ -95,10 +101,11 @@ class Recipe:
         args = self.arguments
         return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Refuses what can be refused without reading data."""
         refuse_unsupported(self.arguments)
-        if not self.arguments.resume_from_checkpoint:
-            refuse_used(Path(str(self.arguments.output_dir)))
+        streaming = [source.name for source in self._sources[:-1] if source.streaming]
+        refuse_replay_of_streams(self.arguments, streaming)
         unread = tuple(self._task(entry, _Unread()) for entry in self.data.tasks)
         Stream(unread, dict.fromkeys(source.name for source in self._held_out))
 
@@ -139,11 +146,23 @@ class Recipe:
         with args.main_process_first(desc="loading and packing text"):
             self._splits = [load_text(source) for source in self._sources]
             tasks = [
-                self._task(entry, self._pack(split.train), eval_dataset=self._pack_eval(entry["name"], split.eval))
+                self._task(
+                    entry,
+                    self._pack(split.train),
+                    eval_dataset=self._pack_eval(entry["name"], split.eval),
+                    fingerprint=self._fingerprint(split),
+                )
                 for entry, split in zip(self.data.tasks, self._splits, strict=True)
             ]
             also = {source.name: self._pack_eval(source.name, load_held_out(source)) for source in self._held_out}
         return Stream(tuple(tasks), also)
+
+    def _fingerprint(self, split: TextSplits) -> str | None:
+        """Of a built-in corpus, which knows all its files, as tokens of this recipe; None leaves it to the rows."""
+        if split.fingerprint is None:
+            return None
+        key = f"{split.fingerprint} {self.model.tokenizer_name} {self.data.block_size}"
+        return hashlib.sha256(key.encode()).hexdigest()[:16]
 
     def _pack(self, documents: Any) -> Any:
         if is_streaming(documents):
@@ -166,7 +185,9 @@ class Recipe:
 
     def trainer(self) -> ContinualTrainer:
         """Builds everything. Whatever cannot work is refused here, as far as possible before data is read."""
-        self._check()
+        self.check()
+        if not self.arguments.resume_from_checkpoint:
+            refuse_used(Path(str(self.arguments.output_dir)))
         stream = self.stream()
         set_seed(self.arguments.seed)
         trainer = ContinualTrainer(

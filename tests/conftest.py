@@ -21,6 +21,13 @@ TASK_STEPS = {"a": 8, "b": 6, "c": 7}
 BATCH = 8
 
 
+@pytest.fixture(autouse=True)
+def no_pictures(request, monkeypatch):
+    """Runs of a few steps leave no report, whose pictures would take longer than they; `pictures` asks for it."""
+    if "pictures" not in request.keywords:
+        monkeypatch.setattr("hf_infinite_lr.trainer.mixin.write_report", lambda path: None)
+
+
 def rows(num_samples, seed, first_id=0):
     """Samples with an id that no other sample of a test has."""
     tokens = np.random.RandomState(seed).randint(0, 30, (num_samples, 8)).tolist()

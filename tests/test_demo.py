@@ -16,6 +16,7 @@ SHORT = ["--task_steps=[6]", "--per_device_train_batch_size=2", "--logging_steps
 
 
 @pytest.mark.slow
+@pytest.mark.pictures
 def test_demo_trains_scores_reports_and_compares(tmp_path, capsys):
     runs = []
     for schedule in ("infinite", "cosine_rewarm"):

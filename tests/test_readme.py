@@ -75,6 +75,7 @@ def tiny_model():
     return LlamaForCausalLM(LlamaConfig(vocab_size=32, max_position_embeddings=16, **sizes))
 
 
+@pytest.mark.pictures
 def test_continual_trainer_in_eight_lines(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {name: samples(seed) for seed, name in enumerate(["web", "code", "german"])}
@@ -84,6 +85,7 @@ def test_continual_trainer_in_eight_lines(tmp_path, monkeypatch):
     exec(code, scope)
     released = re.search(r"out/releases/(\S+), (\S+), (\S+);", code).groups()
     assert sorted(path.name for path in Path("out/releases").iterdir()) == sorted(released)
+    assert Path("out/report/report.md").is_file()
     assert scope["trainer"].columns == ("web", "code", "german", "general")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ def anneal(argv: Sequence[str]) -> int:
     try:
         num_anneal_steps, overrides = _num_anneal_steps(argv[1:])
         run = checkpoint.parent.parent if checkpoint.parent.name == "trunk" else checkpoint.parent
-        here = ["--output_dir", str(run), "--resume_from_checkpoint", "true"]
+        here = ["--output_dir", json.dumps(str(run)), "--resume_from_checkpoint", "true"]
         trainer = load_recipe(run / RECIPE, [*overrides, *here]).trainer()
     except (ValueError, FileNotFoundError) as error:
         return refuse("anneal", error)

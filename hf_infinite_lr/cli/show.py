@@ -121,6 +121,7 @@ def _plan_of_recipe(config: Path, argv: Sequence[str]) -> Plan:
     own.add_argument("--config")
     own.add_argument("--output")
     recipe = load_recipe(config, own.parse_known_args(argv)[1])
+    recipe.check()
     arguments: Any = recipe.arguments
     return continual_plan(
         str(getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type)),

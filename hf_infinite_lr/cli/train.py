@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from hf_infinite_lr.announcement import is_main_process
 from hf_infinite_lr.cli.run import leave_process_group
 from hf_infinite_lr.recipe import Recipe, load_recipe
-from hf_infinite_lr.report import read_run, render_screen, write_report
+from hf_infinite_lr.report import read_run, render_screen
 
 RECIPE = "recipe.yaml"
 """Where a run keeps its recipe, below `output_dir`."""
@@ -51,9 +51,7 @@ def train(argv: Sequence[str]) -> int:
     except FloatingPointError as error:
         return refuse("train", error)
     if trainer.is_world_process_zero():
-        output_dir = str(recipe.arguments.output_dir)
-        write_report(output_dir)
-        print(render_screen(read_run(output_dir)))
+        print(render_screen(read_run(str(recipe.arguments.output_dir))))
     leave_process_group(wait=True)
     return 0
 

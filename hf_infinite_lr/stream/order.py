@@ -41,13 +41,13 @@ def epoch_order(seed: int, task: int, epoch: int, num_samples: int) -> np.ndarra
 def rows_at(seed: int, task: int, num_samples: int, global_batch_size: int, start: int, stop: int) -> np.ndarray:
     """Rows of a task's samples `start` to `stop`, counted over all passes; a pass is whole global batches."""
     usable = num_samples - num_samples % global_batch_size
-    parts = []
+    parts = [np.empty(0, np.int32)]
     while start < stop:
         epoch, offset = divmod(start, usable)
         count = min(stop - start, usable - offset)
         parts.append(epoch_order(seed, task, epoch, num_samples)[offset : offset + count])
         start += count
-    return np.concatenate(parts) if len(parts) != 1 else parts[0]
+    return np.concatenate(parts)
 
 
 def replay_before(batch: int, fraction: float, global_batch_size: int) -> int:

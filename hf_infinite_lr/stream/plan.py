@@ -161,7 +161,11 @@ class StreamPlan:
         line = f"{task.name}: steps {task.start_step}–{task.end_step}"
         if task.branch_step is not None:
             line += f", annealing from {task.branch_step}"
-            reached = "are trained on by the trunk afterwards" if task.repeats else "reach this task's release only"
+            reached = (
+                "are trained on by the trunk afterwards"
+                if task.repeats
+                else "reach this task's release only, unless replayed"
+            )
             line += f"; the {task.num_anneal_steps * size} samples of the branch {reached}" if self.rewinds else ""
         if task.num_unused_samples:
             line += (

@@ -45,6 +45,9 @@ class StreamReader:
     dataset without a state, or with a shuffle buffer of its own (whose content no state holds), is read again from
     its start instead, which gives the same samples at the cost of the reading.
 
+    Samples are read in the training process of every rank (each rank reads the whole stream and keeps its share);
+    `dataloader_num_workers` moves the collation to other processes, not the reading.
+
     Args:
         name (`str`): The task's name, for messages.
         dataset: An iterable dataset.
@@ -147,7 +150,10 @@ class StreamReader:
         self._open(self._next.epoch, self._next.dataset)
 
     def _dataset_state(self) -> str | None:
-        return json.dumps(self.dataset.state_dict()) if self._has_state else None
+        try:
+            return json.dumps(self.dataset.state_dict()) if self._has_state else None
+        except TypeError:  # the state holds more than plain values
+            return None
 
 
 def _keeps_no_samples(dataset: Any) -> bool:

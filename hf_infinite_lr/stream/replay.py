@@ -13,7 +13,7 @@ _REPLAY = 1  # sets the draws of replay apart from the orders of epochs, which a
 
 
 class ReplayIndices:
-    """Draws uniformly, with replacement, from all samples that earlier tasks have visited.
+    """Draws uniformly, with replacement, from the samples that the first pass over each earlier task has visited.
 
     A draw depends on (seed, task, batch) alone, so it is the same for any world size, accumulation and after any
     resume. Cost: 4 bytes for each visited sample of the earlier tasks, and one pass over a task's order at its first

@@ -114,7 +114,8 @@ def _feed(digest: Any, value: Any) -> None:
             digest.update(repr(key).encode())
             _feed(digest, value[key])
     elif isinstance(value, torch.Tensor):
-        _feed(digest, value.detach().cpu().numpy())
+        value = value.detach().cpu()
+        _feed(digest, (value.float() if value.dtype == torch.bfloat16 else value).numpy())
     elif isinstance(value, np.ndarray):
         digest.update(str(value.dtype).encode() + str(value.shape).encode() + np.ascontiguousarray(value).tobytes())
     elif isinstance(value, (list, tuple)):
@@ -179,6 +180,8 @@ class Stream:
                 "one dataset for each task), so that every task has held-out data of its own."
             )
         given = dict(eval_dataset or {})
+        if isinstance(train_dataset, Stream):
+            given = {**train_dataset.evaluate_also, **given}
         tasks = tuple(
             replace(task, eval_dataset=given.pop(task.name)) if task.name in given else task for task in tasks
         )

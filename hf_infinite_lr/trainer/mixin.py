@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 from transformers.trainer_callback import ProgressCallback, TrainerState
 from transformers.trainer_utils import TrainOutput
@@ -15,6 +16,8 @@ from transformers.trainer_utils import TrainOutput
 from hf_infinite_lr.arguments import complete_arguments, resume_arguments
 from hf_infinite_lr.config import plan_run, refuse_unsupported, schedule_name
 from hf_infinite_lr.lr_scheduler import ScheduleLR
+from hf_infinite_lr.report import write_report
+from hf_infinite_lr.resume_policy import ScheduleState
 from hf_infinite_lr.stream.loading import StreamBatches, StreamDataset
 from hf_infinite_lr.stream.task import Stream
 
@@ -72,6 +75,7 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
         check_host(type(self), ContinualMixin)
         check_arguments(args)
         refuse_unsupported(args)
+        args.logging_nan_inf_filter = False  # some hosts leave it on; it would hide the loss that ends a broken run
         stream = Stream.of(train_dataset, eval_dataset)
         _check_evaluation(stream, args.evaluate_on)
         with bounded_length(args):
@@ -192,7 +196,10 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
 
     def set_initial_training_values(self, args: Any, dataloader: DataLoader) -> tuple:
         """Trainer sees one epoch over the stream; `max_steps` stops it early and moves no boundary."""
-        return super().set_initial_training_values(one_pass(args, self.plan.num_steps), dataloader)
+        seen = one_pass(args, self.plan.num_steps)
+        if self._annealing:
+            seen.max_steps = -1
+        return super().set_initial_training_values(seen, dataloader)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Our schedules follow the stream's tasks; any other name is one curve over the whole stream."""
@@ -258,7 +265,8 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
             num_anneal_steps (`int` or `float`): Length of the branch: steps, or a share of the task.
 
         Returns:
-            `Path`: The release, `releases/<task>` of `output_dir`; an earlier release of the task makes way.
+            `Path`: The release: `releases/<task>` of `output_dir` where it is the run's own branch, else a name that
+            says from which step and over how many it annealed.
 
         Raises:
             ValueError: for a broken checkpoint, one of another run, or one that is annealed already.
@@ -272,15 +280,21 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
         run = self.plan, self.schedule, self.record
         self.plan = annealing_plan(self.plan, state["global_step"], num_anneal_steps)
         arguments = complete_arguments("infinite", self._schedule_arguments())
-        self.schedule = annealing_schedule(self.plan, run[1], arguments, self.args.learning_rate)
+        trunk = ScheduleState.from_dict(torch.load(path / "scheduler.pt", weights_only=True))
+        self.schedule = annealing_schedule(self.plan, trunk.schedule, arguments, trunk.base_lrs[0])
+        own = run[0].tasks[len(self.plan.tasks) - 1]
+        task = self.plan.tasks[-1]
+        if (task.branch_step, task.num_anneal_steps) == (own.branch_step, own.num_anneal_steps):
+            self._release_name = own.directory
+        else:
+            self._release_name = f"{own.directory}-from-{task.branch_step}-over-{task.num_anneal_steps}"
         self.record, self._resumed_from, self._annealing = self._new_record(), path, True
         try:
             super().train(str(path))
         finally:
-            release = self._output_dir / "releases" / self.plan.tasks[-1].directory
             self.plan, self.schedule, self.record = run
             self._annealing = False
-        return release
+        return self._output_dir / "releases" / self._release_name
 
     def _schedule_arguments(self) -> dict[str, Any]:
         kwargs = dict(self.args.lr_scheduler_kwargs or {})
@@ -292,7 +306,9 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
         logger.info("%s: the run %s (%d steps) and no task is new.", self._output_dir, done, global_step)
         self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         last = self._output_dir / "releases" / self.plan.tasks[-1].directory
-        restore_weights(self.accelerator.unwrap_model(self.model), last if last.exists() else checkpoint)
+        restore_weights(
+            self.accelerator.unwrap_model(self.model, keep_torch_compile=False), last if last.exists() else checkpoint
+        )
         return TrainOutput(global_step, 0.0, {})
 
     def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:
@@ -343,6 +359,8 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
         self._write_record()
         if self.args.should_save and not self._annealing:
             self.state.save_to_json(os.path.join(self.args.output_dir, "trainer_state.json"))
+            if self.record.matrices:
+                write_report(self._output_dir)
 
     def where(self, step: int) -> dict[str, Any]:
         """Task and phase of the update at a global step, by name and by number."""
@@ -375,7 +393,7 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
         if task is not None:
             each, last = self.args.release == "each", self.args.release == "last" and task is self.plan.tasks[-1]
             if each or last or self._annealing:
-                self._release(task.directory)
+                self._release(self._release_name if self._annealing else task.directory)
             self.record.add_row(task, self._scores)
             self._write_record()
         return metrics

@@ -16,7 +16,7 @@ from hf_infinite_lr.stream.plan import StreamPlan, TaskPlan
 from .checkpoints import write_json
 
 PRIMARY_METRIC = "eval_loss"
-_LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "error")
+_LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "error", "wer", "cer", "mse", "rmse", "mae", "nll")
 _RECORDED_PACKAGES = ("hf_infinite_lr", "transformers", "accelerate", "datasets", "torch")
 
 
@@ -147,7 +147,7 @@ class RunRecord:
         """Writes `continual_state.json` and one file per task matrix."""
         write_json(output_dir / "continual_state.json", self.state(global_step, finished=finished))
         for metric, matrix in self.matrices.items():
-            name = "task_matrix.json" if metric == PRIMARY_METRIC else f"task_matrix.{metric}.json"
+            name = "task_matrix.json" if metric == PRIMARY_METRIC else f"task_matrix.{metric.replace('/', '-')}.json"
             write_json(output_dir / name, matrix.to_dict())
 
 

@@ -13,12 +13,15 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from transformers import PreTrainedModel
 from transformers.utils import (
     ADAPTER_SAFE_WEIGHTS_NAME,
     SAFE_WEIGHTS_INDEX_NAME,
     SAFE_WEIGHTS_NAME,
     is_peft_available,
 )
+
+_LOADING_FAULTS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 
 
 def restore_weights(model: torch.nn.Module, directory: Path) -> None:
@@ -34,7 +37,7 @@ def restore_weights(model: torch.nn.Module, directory: Path) -> None:
     targets = _saved_tensors(model)
     reached: set[int] = set()
     with torch.no_grad():
-        for name, tensor in _stored_tensors(directory):
+        for name, tensor in _stored_tensors(directory) if _as_named(targets, directory) else _loaded(model, directory):
             target = targets.get(name)
             if target is None or target.shape != tensor.shape:
                 there = "is not in the model" if target is None else f"has shape {tuple(target.shape)} in the model"
@@ -56,18 +59,43 @@ def _saved_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return model.state_dict()
 
 
+def _as_named(targets: dict[str, torch.Tensor], directory: Path) -> bool:
+    """Whether a file holds the tensors under the model's own names; some families are saved under older ones."""
+    return all(name in targets for name in _stored_names(directory))
+
+
+def _loaded(model: torch.nn.Module, directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors as transformers renames and joins them, at the cost of a second copy of the model."""
+    if not isinstance(model, PreTrainedModel):
+        return _stored_tensors(directory)
+    result: Any = type(model).from_pretrained(directory, dtype=model.dtype, output_loading_info=True)
+    loaded, told = result
+    if faults := {kind: sorted(map(str, told[kind]))[:3] for kind in _LOADING_FAULTS if told[kind]}:
+        raise ValueError(f"{directory} does not hold the weights of this model: {faults}.")
+    return iter(loaded.state_dict().items())
+
+
+def _stored_names(directory: Path) -> Iterator[str]:
+    for path in _weight_files(directory):
+        with safe_open(path, framework="pt") as file:
+            yield from file.keys()
+
+
 def _stored_tensors(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    index = directory / SAFE_WEIGHTS_INDEX_NAME
-    if index.exists():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    else:
-        names = [name for name in (SAFE_WEIGHTS_NAME, ADAPTER_SAFE_WEIGHTS_NAME) if (directory / name).exists()]
-    if not names:
-        raise ValueError(f"{directory} holds no safetensors weights.")
-    for name in names:
-        with safe_open(directory / name, framework="pt") as file:
+    for path in _weight_files(directory):
+        with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118  # a safetensors file is no mapping
                 yield key, file.get_tensor(key)
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    index = directory / SAFE_WEIGHTS_INDEX_NAME
+    if index.exists():
+        return [directory / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    files = [directory / name for name in (SAFE_WEIGHTS_NAME, ADAPTER_SAFE_WEIGHTS_NAME)]
+    if not (found := [path for path in files if path.exists()]):
+        raise ValueError(f"{directory} holds no safetensors weights.")
+    return found
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:

@@ -132,7 +132,7 @@ def check_data_settings(state: Mapping[str, Any], settings: Mapping[str, Any], p
         ValueError: naming the setting, its old and its new value.
     """
     step, then = state["global_step"], state["settings"]
-    between_tasks = step in plan.ends or step <= plan.tasks[0].end_step
+    between_tasks = step <= plan.tasks[0].end_step or step in {task.next_start_step for task in plan.tasks}
     for name, may_change in (("data_seed", step == 0), ("replay_fraction", between_tasks)):
         if then[name] != settings[name] and not may_change:
             raise ValueError(

@@ -38,6 +38,7 @@ class TrunkAndBranches(Host):
     _step_seconds: Stopwatch
     _host_output_dir: str | None = None
     _annealing: bool = False
+    _release_name: str = ""
 
     @property
     def _output_dir(self) -> Path:
@@ -135,7 +136,7 @@ class TrunkAndBranches(Host):
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             self._restore_sharded(trunk)
         else:
-            restore_weights(self.accelerator.unwrap_model(self.model), trunk)
+            restore_weights(self.accelerator.unwrap_model(self.model, keep_torch_compile=False), trunk)
             if self.args.rewind == "full":
                 restore_optimizer(self._raw_optimizer(), trunk / "optimizer.pt")
         if self.args.rewind == "full":
@@ -162,7 +163,9 @@ class TrunkAndBranches(Host):
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
-            restore_weights(self.accelerator.unwrap_model(self.model), Path(resume_from_checkpoint))
+            restore_weights(
+                self.accelerator.unwrap_model(self.model, keep_torch_compile=False), Path(resume_from_checkpoint)
+            )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
@@ -187,6 +190,7 @@ class TrunkAndBranches(Host):
             and state["base_lrs"] == self.lr_scheduler.base_lrs
             and same_past(Schedule.from_dict(state["schedule"]), self.schedule, self.state.global_step)
         ):
+            self.lr_scheduler.base_lrs = list(state["base_lrs"])
             self.lr_scheduler.set_position(self.state.global_step)
         else:
             self.lr_scheduler.load_state_dict(state)
