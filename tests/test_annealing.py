@@ -63,3 +63,10 @@ def test_command_line_says_what_is_missing(tmp_path, capsys):
     assert "--num_anneal_steps N is missing" in capsys.readouterr().err
     assert main(["anneal", str(tmp_path / "trunk" / "01-a"), "--num_anneal_steps", "5"]) == 1
     assert "recipe.yaml cannot be read" in capsys.readouterr().err
+
+
+def test_annealing_does_not_stop_where_the_run_did(tiny, tmp_path):
+    tiny.run(tmp_path, max_steps=4)
+    release = tiny.trainer(tmp_path, max_steps=4).anneal(tmp_path / "checkpoint-4", 2)
+    assert release.name == "01-a-from-4-over-2"
+    assert weights(release)

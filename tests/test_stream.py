@@ -474,3 +474,39 @@ def test_looking_at_a_fingerprint_does_not_read_a_stream():
     stream = Plain()
     assert Task("s", stream).identity() == Task("s", Plain()).identity() != Task("t", Plain()).identity()
     assert stream.read == 0
+
+
+def numbered(count):
+    return datasets.Dataset.from_dict({"id": list(range(count))})
+
+
+def test_a_batch_may_be_all_replay():
+    stream = Stream.of({"a": numbered(40), "b": numbered(40)})
+    plan = plan_stream(stream, [20, 20], [0, 0], 2, fingerprints=["", ""])
+    batches = StreamBatches(stream, plan, 2, seed=0, replay_fraction=0.6)
+    sources = [[sample.task for sample in batches.global_batch(1, batch)] for batch in range(20)]
+    assert [0, 0] in sources
+    assert sum(sum(source) for source in sources) == 40 - 24
+
+
+def test_a_stream_keeps_what_is_only_evaluated():
+    stream = Stream.of({"a": numbered(8)}, {"a": numbered(8), "general": numbered(8)})
+    assert list(Stream.of(stream).eval_datasets) == ["a", "general"]
+
+
+def test_a_state_that_json_cannot_hold_is_read_again_from_the_start():
+    class Tensors(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            yield from range(10)
+
+        def state_dict(self):
+            return {"position": torch.zeros(1)}
+
+        def load_state_dict(self, state):
+            raise AssertionError("a state that was never kept")
+
+    reader = StreamReader("t", Tensors(), 0, 0, block_size=4)
+    samples = reader.take(0, 10)
+    again = StreamReader("t", Tensors(), 0, 0, block_size=4)
+    again.load_state(reader.state_at(6))
+    assert again.take(6, 4) == samples[6:]
