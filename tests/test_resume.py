@@ -444,3 +444,12 @@ def test_override_applies_new_arguments_from_the_next_update(tiny, tmp_path):
     kwargs = {"num_cooldown_steps": 2, "num_anneal_steps": 2, "constant_lr_ratio": 0.5, "on_resume": "override"}
     resumed = tiny.run(tmp_path, tiny.data("ab"), resume=True, lr_scheduler_kwargs=kwargs, **HELD_OUT)
     assert resumed.watch.rates[4] == resumed.watch.rates[8] == tiny.PEAK * 0.5
+
+
+def test_the_record_shows_the_rates_in_force_after_a_resume(tmp_path, tiny):
+    tiny.run(tmp_path, stop_at=6)
+    resumed = tiny.run(tmp_path, resume=True, learning_rate=2 * tiny.PEAK)
+    state = json.loads((tmp_path / "continual_state.json").read_text())
+    assert state["schedule"]["learning_rate"] == tiny.PEAK
+    constant = [phase for phase in state["schedule"]["phases"] if phase["name"] == "constant"][1]
+    assert constant["start_rate"] == pytest.approx(resumed.watch.rates[constant["start_step"]])

@@ -58,3 +58,12 @@ def annealing_schedule(plan: StreamPlan, schedule: Schedule, arguments: dict[str
     before = Phase("constant", task.index, task.branch_step, constant, constant, "constant")
     anneal = Phase("anneal", task.index, task.num_anneal_steps, constant, floor, arguments["anneal_type"])
     return Schedule((before, anneal))
+
+
+def release_name(run: StreamPlan, plan: StreamPlan) -> str:
+    """The release's directory: the task's where the branch of `plan` is the run's own, else one that says which."""
+    task = plan.tasks[-1]
+    own = run.tasks[task.index]
+    if (task.branch_step, task.num_anneal_steps) == (own.branch_step, own.num_anneal_steps):
+        return own.directory
+    return f"{own.directory}-from-{task.branch_step}-over-{task.num_anneal_steps}"

@@ -22,7 +22,7 @@ from hf_infinite_lr.stream.loading import StreamBatches, StreamDataset
 from hf_infinite_lr.stream.task import Stream
 
 from . import checkpoints
-from .annealing import annealing_plan, annealing_schedule
+from .annealing import annealing_plan, annealing_schedule, release_name
 from .columns import ColumnEvaluation
 from .flow import Stopwatch, StreamFlow, StreamProgress
 from .host import bounded_length, check_arguments, check_host, continual_arguments, one_pass
@@ -282,12 +282,7 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
         arguments = complete_arguments("infinite", self._schedule_arguments())
         trunk = ScheduleState.from_dict(torch.load(path / "scheduler.pt", weights_only=True))
         self.schedule = annealing_schedule(self.plan, trunk.schedule, arguments, trunk.base_lrs[0])
-        own = run[0].tasks[len(self.plan.tasks) - 1]
-        task = self.plan.tasks[-1]
-        if (task.branch_step, task.num_anneal_steps) == (own.branch_step, own.num_anneal_steps):
-            self._release_name = own.directory
-        else:
-            self._release_name = f"{own.directory}-from-{task.branch_step}-over-{task.num_anneal_steps}"
+        self._release_name = release_name(run[0], self.plan)
         self.record, self._resumed_from, self._annealing = self._new_record(), path, True
         try:
             super().train(str(path))
@@ -343,7 +338,7 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
     def _begin_step(self, step: int) -> None:
         """Before the update at `step`: the trunk comes back when a branch has ended there."""
         task = self.plan.rewind_points.get(step)
-        if task is not None and self.args.rewind != "none":
+        if task is not None:
             self._rewind(self._output_dir / "trunk" / task.directory, step)
         if self.args.reset_optimizer and step and self.plan.task_at(step).start_step == step:
             self._raw_optimizer().state.clear()

@@ -151,9 +151,12 @@ class RunRecord:
             write_json(output_dir / name, matrix.to_dict())
 
 
-def schedule_state(args: Any, schedule: Schedule | None) -> dict[str, Any]:
-    """The schedule as it stands in `continual_state.json`: name, arguments, and phases with steps and rates."""
-    rate = args.learning_rate
+def schedule_state(args: Any, schedule: Schedule | None, peak: float | None = None) -> dict[str, Any]:
+    """The schedule as it stands in `continual_state.json`: name, arguments, and phases with steps and rates.
+
+    `peak` is the rate in force where it is not `learning_rate`, because a resume has kept the checkpoint's.
+    """
+    rate = args.learning_rate if peak is None else peak
     state = {
         "name": schedule_name(args),
         "learning_rate": rate,

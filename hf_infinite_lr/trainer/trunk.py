@@ -18,7 +18,7 @@ from hf_infinite_lr.stream.plan import StreamPlan
 from . import checkpoints
 from .flow import Stopwatch
 from .host import Host, continual_arguments, portable_arguments, without_bars
-from .record import RunRecord
+from .record import RunRecord, schedule_state
 from .restore import restore_optimizer, restore_weights
 from .resume import check_branches, same_past
 
@@ -196,3 +196,4 @@ class TrunkAndBranches(Host):
             self.lr_scheduler.load_state_dict(state)
             check_branches(self.lr_scheduler.schedule, self.plan)
             self.schedule = self.lr_scheduler.schedule
+            self.record.schedule = schedule_state(self.args, self.schedule, float(self.lr_scheduler.base_lrs[0]))
