@@ -130,7 +130,7 @@ def test_overrides_merge_and_go_deep(files):
         "anneal_type": "linear",
         "min_lr_ratio": 0.2,
     }
-    assert recipe.model.config_overrides == {**MODEL, "hidden_size": 32}
+    assert recipe.objective.source.config_overrides == {**MODEL, "hidden_size": 32}
     assert recipe.arguments.learning_rate == 3e-4
     assert recipe.arguments.resume_from_checkpoint is True
     assert recipe.arguments.lr_scheduler_type == "infinite"

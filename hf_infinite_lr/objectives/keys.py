@@ -3,7 +3,8 @@
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import Field, fields
-from typing import Any, ClassVar, Protocol, TypeVar
+from types import UnionType
+from typing import Any, ClassVar, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 
 class _Dataclass(Protocol):
@@ -52,3 +53,32 @@ def nearest(word: str, words: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(word, sorted(words), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def typed(kind: type, key: str, value: Any) -> Any:
+    """
+    The value as the field's type, where YAML writes it otherwise (1 for 1.0, 1e9 for a whole number).
+
+    Args:
+        kind (`type`): A dataclass.
+        key (`str`): One of its fields.
+        value: As the YAML has it.
+
+    Raises:
+        `ValueError`: If the value is of another type.
+    """
+    if key == "lr_scheduler_kwargs" and not (value is None or isinstance(value, Mapping)):
+        raise ValueError(f"{key}={value!r} must be a mapping of names to values.")
+    hint = get_type_hints(kind)[key]
+    allowed = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    plain = {int, float, bool, str}
+    if not set(allowed) <= {*plain, type(None)} or any(type(value) is option for option in allowed):
+        return value
+    if type(value) is int and float in allowed:
+        return float(value)
+    if type(value) is float and value.is_integer() and int in allowed:
+        return int(value)
+    if key == "resume_from_checkpoint" and isinstance(value, bool):
+        return value
+    names = " or ".join(option.__name__ for option in allowed if option is not type(None))
+    raise ValueError(f"{key}={value!r} must be of type {names}.")

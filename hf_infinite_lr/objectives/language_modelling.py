@@ -1,0 +1,144 @@
+"""`objective: causal_lm`: documents of text as packed blocks for a causal language model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, get_type_hints
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_infinite_lr.stream.task import is_streaming
+
+from .causal_lm import ModelSource, build_model, build_tokenizer, byte_unigram_bits, language_model_scores
+from .keys import from_mapping, typed
+from .objective import Objective, Splits
+from .packing import PackedBlocks, PackedStream, causal_lm_collator, pack
+from .text import TextSource, load_held_out, load_text
+
+
+@dataclass(frozen=True)
+class PackingArguments:
+    """How text becomes samples; the fields are keys of a recipe.
+
+    Args:
+        block_size (`int`, defaults to 1024): Tokens of a sample.
+        preprocessing_num_workers (`int`, *optional*): Processes that tokenise and pack.
+    """
+
+    block_size: int = 1024
+    preprocessing_num_workers: int | None = None
+
+
+class LanguageModelling(Objective):
+    """Predicts the next token of text that is packed into blocks; entries are keys of [`TextSource`]."""
+
+    keys = (PackingArguments, ModelSource)
+    lengths = (*Objective.lengths, "num_tokens")
+    units = {"eval_loss": "nats per token"}  # noqa: RUF012  # as declared by the base class
+
+    def __init__(
+        self,
+        options: Mapping[type, Any],
+        tasks: Sequence[Mapping[str, Any]],
+        evaluate_also: Sequence[Mapping[str, Any]],
+    ) -> None:
+        self.packing: PackingArguments = options[PackingArguments]
+        self.source: ModelSource = options[ModelSource]
+        self._tasks = {entry["name"]: _source(entry, "tasks", self.lengths) for entry in tasks}
+        self._held_out = {entry["name"]: _source(entry, "evaluate_also", ()) for entry in evaluate_also}
+        self._train: list[Any] = []
+        self._columns: dict[str, tuple[Any, PackedBlocks]] = {}
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Loaded when it is first needed."""
+        return build_tokenizer(self.source)
+
+    def is_streaming(self, name: str) -> bool:
+        """Whether a task's text is read while training."""
+        return self._tasks[name].streaming
+
+    def steps_of(self, entry: Mapping[str, Any], key: str, global_batch_size: int) -> int:
+        """Steps that `num_tokens` make: whole global batches of blocks."""
+        num_tokens = entry[key]
+        if type(num_tokens) not in (int, float):
+            raise ValueError(f"tasks: num_tokens={num_tokens!r} of {entry['name']!r} must be a number.")
+        steps = int(num_tokens // (self.packing.block_size * global_batch_size))
+        if steps < 1:
+            raise ValueError(
+                f"tasks: num_tokens={num_tokens} of {entry['name']!r} is less than one global batch of "
+                f"{global_batch_size} blocks of {self.packing.block_size} tokens."
+            )
+        return steps
+
+    def load(self, name: str) -> Splits:
+        """Loads a task's documents."""
+        found = load_text(self._tasks[name])
+        return Splits(found.train, found.eval, found.fingerprint)
+
+    def load_held_out(self, name: str) -> Any:
+        """Loads documents that are only evaluated on."""
+        return load_held_out(self._held_out[name])
+
+    def train_samples(self, data: Any) -> Any:
+        """Documents as blocks of tokens."""
+        self._train.append(data)
+        if is_streaming(data):
+            return PackedStream(data, self.tokenizer, block_size=self.packing.block_size)
+        return self._pack(data, count_bytes=False).dataset
+
+    def eval_samples(self, column: str, data: Any) -> Any:
+        """Held-out documents as blocks of tokens, their bytes counted."""
+        blocks = self._pack(data, count_bytes=True)
+        self._columns[column] = data, blocks
+        return blocks.dataset
+
+    def _pack(self, documents: Any, *, count_bytes: bool) -> PackedBlocks:
+        return pack(
+            documents,
+            self.tokenizer,
+            block_size=self.packing.block_size,
+            count_bytes=count_bytes,
+            num_proc=self.packing.preprocessing_num_workers,
+        )
+
+    def fingerprint(self, splits: Splits) -> str | None:
+        """Of a built-in corpus, which knows all its files, as tokens of this recipe."""
+        if splits.fingerprint is None:
+            return None
+        key = f"{splits.fingerprint} {self.source.tokenizer_name} {self.packing.block_size}"
+        return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+    def model(self) -> PreTrainedModel:
+        """The causal language model."""
+        return build_model(self.source, self.tokenizer, block_size=self.packing.block_size)
+
+    def trainer_options(self) -> dict[str, Any]:
+        """Collator, tokenizer, and scores beside the loss."""
+        return {
+            "data_collator": causal_lm_collator,
+            "processing_class": self.tokenizer,
+            "score_column": self._score,
+        }
+
+    def _score(self, column: str, metrics: Mapping[str, float]) -> dict[str, float]:
+        return language_model_scores(metrics["loss"], self._columns[column][1])
+
+    def references(self) -> dict[str, Any]:
+        """The byte unigram of all training text, where all of it is at hand."""
+        if any(is_streaming(documents) for documents in self._train):
+            return {}
+        held_out = {column: documents for column, (documents, _) in self._columns.items()}
+        return {"byte_unigram": {"metric": "bits_per_byte", "values": byte_unigram_bits(self._train, held_out)}}
+
+
+def _source(entry: Mapping[str, Any], key: str, other_keys: Sequence[str]) -> TextSource:
+    hints = get_type_hints(TextSource)
+    try:
+        values = {name: typed(TextSource, name, value) if name in hints else value for name, value in entry.items()}
+        return from_mapping(TextSource, values, other_keys=other_keys)
+    except ValueError as error:
+        raise ValueError(f"{key}: {entry.get('name')!r}: {error}") from error

@@ -1,0 +1,105 @@
+"""What an objective of a recipe has to say: which keys it reads, and what it makes of data and model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Data of one task as it was found, not yet prepared for the model.
+
+    Args:
+        train: Map-style or streaming.
+        eval: Held out.
+        fingerprint (`str`, *optional*): A hash of the content, where the source knows one.
+    """
+
+    train: Any
+    eval: Any
+    fingerprint: str | None = None
+
+
+class Objective(ABC):
+    """Turns the data of a recipe into samples of a model, and makes the model.
+
+    A recipe asks in this order: [`~Objective.check`] before anything is read; [`~Objective.load`] and
+    [`~Objective.train_samples`] for each task, [`~Objective.eval_samples`] for each column;
+    [`~Objective.model`] and [`~Objective.trainer_options`] at last.
+
+    Args:
+        options (`Mapping[type, Any]`): An instance of each class of `keys`, filled from the recipe.
+        tasks (`Sequence[Mapping]`): The entries of `tasks`.
+        evaluate_also (`Sequence[Mapping]`): The entries of `evaluate_also`.
+
+    Raises:
+        ValueError: naming key, value and rule.
+    """
+
+    keys: ClassVar[tuple[type, ...]]
+    """Dataclasses whose fields are keys of a recipe with this objective."""
+
+    lengths: ClassVar[tuple[str, ...]] = ("num_steps", "num_epochs")
+    """Keys of a task that say how long it is, of which a task may have one."""
+
+    units: ClassVar[dict[str, str]] = {}
+    """Units of metrics by name."""
+
+    @abstractmethod
+    def __init__(
+        self,
+        options: Mapping[type, Any],
+        tasks: Sequence[Mapping[str, Any]],
+        evaluate_also: Sequence[Mapping[str, Any]],
+    ) -> None: ...
+
+    @abstractmethod
+    def is_streaming(self, name: str) -> bool:
+        """Whether a task is read while training."""
+
+    def steps_of(self, entry: Mapping[str, Any], key: str, global_batch_size: int) -> int:
+        """Steps of a task whose length is given in a unit of the objective's own (a key of `lengths`).
+
+        Args:
+            entry (`Mapping`): The task.
+            key (`str`): The key that says the length.
+            global_batch_size (`int`): Samples of one optimizer step.
+        """
+        raise NotImplementedError(key)
+
+    @abstractmethod
+    def load(self, name: str) -> Splits:
+        """Loads the data of a task."""
+
+    @abstractmethod
+    def load_held_out(self, name: str) -> Any:
+        """Loads an entry of `evaluate_also`."""
+
+    @abstractmethod
+    def train_samples(self, data: Any) -> Any:
+        """The training part of a task as samples: a dataset, or a stream for a stream."""
+
+    @abstractmethod
+    def eval_samples(self, column: str, data: Any) -> Any:
+        """The held-out part of a column as samples."""
+
+    @abstractmethod
+    def fingerprint(self, splits: Splits) -> str | None:
+        """Identity of a task's samples, where its source knows all of them; None leaves it to the samples."""
+
+    @abstractmethod
+    def model(self) -> PreTrainedModel:
+        """Loads the model, or makes a new one from torch's global generator."""
+
+    @abstractmethod
+    def trainer_options(self) -> dict[str, Any]:
+        """Further arguments of the trainer, such as its collator."""
+
+    def references(self) -> dict[str, Any]:
+        """Reference rows of the task matrix: name -> `{"metric", "values"}`."""
+        return {}
