@@ -14,6 +14,7 @@ from hf_infinite_lr.lr_scheduler import schedule_from_arguments
 from hf_infinite_lr.schedules import Schedule
 from hf_infinite_lr.stream.loading import seeded_rng
 from hf_infinite_lr.stream.plan import StreamPlan, plan_stream, task_lengths
+from hf_infinite_lr.stream.replay import ReplaySettings, check_buffers
 from hf_infinite_lr.stream.task import Stream
 
 OWN_SCHEDULES = ("infinite", "cosine_rewarm")
@@ -21,6 +22,7 @@ ANNEAL_BUDGETS = ("within", "extra")
 RELEASES = ("each", "last", "none")
 REWINDS = ("full", "weights", "none")
 EVALUATE_ON = ("all", "seen", "current", "none")
+REPLAY_BUDGETS = ("within", "extra")
 
 
 @dataclass
@@ -49,8 +51,19 @@ class ContinualArguments:
             Columns that are evaluated after each task and at `eval_steps`: of `all` tasks, those `seen` so far, the
             `current` one, or `none`. Evaluation-only columns come with all but `none`.
         replay_fraction (`float`, defaults to 0.0):
-            Share of each global batch of later tasks that is drawn from earlier tasks, in [0, 1). The number of
-            steps does not grow (compute-equivalent replay, Ibrahim et al. 2024).
+            Share of each global batch of later tasks that is drawn from earlier tasks, in [0, 1).
+        replay_budget (`str`, defaults to `"within"`):
+            Which steps replay takes. `within`: those of the task, whose number does not grow (compute-equivalent
+            replay, Ibrahim et al. 2024). `extra`: a later task whose length is given in epochs gets 1 / (1 -
+            replay_fraction) times the steps, so that all of its own data is visited (with a fraction of 0.5 the
+            experience replay of Singh et al. 2025); lengths in steps hold as they are.
+        replay_buffer_size (`float`, *optional*):
+            How much of each earlier task may be replayed: a number of samples, or below 1 a share of those that it
+            has visited. Left out, all of a map-style task and 10,000 samples of a streaming one, which are kept on
+            disk. The branch's samples are among them.
+        replay_class_column (`str`, *optional*):
+            A column of labels: buffers hold as many samples of each class as they can, and each class is drawn
+            equally often.
     """
 
     task_steps: list[int] | None = field(
@@ -70,6 +83,15 @@ class ContinualArguments:
     replay_fraction: float = field(
         default=0.0, metadata={"help": "Share of each global batch drawn from earlier tasks, in [0, 1)."}
     )
+    replay_budget: str = field(
+        default="within", metadata={"help": "Steps of replay: within those of the task, or extra ones."}
+    )
+    replay_buffer_size: float | None = field(
+        default=None, metadata={"help": "Samples kept of each earlier task, or below 1 a share of them."}
+    )
+    replay_class_column: str | None = field(
+        default=None, metadata={"help": "Column of labels by which replay is balanced."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[misc]  # of the host's arguments
@@ -86,16 +108,24 @@ class ContinualArguments:
             ("release", RELEASES),
             ("rewind", REWINDS),
             ("evaluate_on", EVALUATE_ON),
+            ("replay_budget", REPLAY_BUDGETS),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}.")
         if not 0 <= self.replay_fraction < 1:
             raise ValueError(f"replay_fraction={self.replay_fraction!r} must be at least 0 and below 1.")
+        _check_buffer_size(self.replay_buffer_size)
         if self.anneal_budget == "extra" and self.rewind == "none":
             raise ValueError(
                 "anneal_budget='extra' with rewind='none' has no trunk that could train on the branch's batches: "
                 "choose anneal_budget='within' or another rewind."
             )
+
+
+def _check_buffer_size(size: Any) -> None:
+    if size is None or (type(size) in (int, float) and (0 < size < 1 or (size >= 1 and float(size).is_integer()))):
+        return
+    raise ValueError(f"replay_buffer_size={size!r} must be a whole number of samples, or a share above 0 and below 1.")
 
 
 @dataclass
@@ -140,10 +170,8 @@ def plan_run(args: Any, stream: Stream, global_batch_size: int) -> tuple[Schedul
     Raises:
         ValueError: one sentence naming field, value and rule.
     """
-    lengths = task_lengths(
-        stream, global_batch_size, task_steps=task_steps_of(args), num_train_epochs=args.num_train_epochs
-    )
-    refuse_replay_of_streams(args, [task.name for task in stream.tasks[:-1] if task.streaming])
+    check_replay_labels(args, stream)
+    lengths = run_lengths(args, stream, global_batch_size)
     schedule = None
     anneal_steps = [0] * len(lengths)
     if schedule_name(args) in OWN_SCHEDULES:
@@ -171,16 +199,50 @@ def plan_run(args: Any, stream: Stream, global_batch_size: int) -> tuple[Schedul
         anneal_budget=args.anneal_budget,
         rewinds=args.rewind != "none",
     )
+    if args.replay_fraction:
+        check_buffers(plan, replay_settings(args))
     return schedule, plan
 
 
-def refuse_replay_of_streams(args: Any, streaming: Sequence[str]) -> None:
-    """Refuses replay where an earlier task is a stream (its name is in `streaming`), whose samples are not kept."""
-    if args.replay_fraction and streaming:
-        raise ValueError(
-            f"replay_fraction={args.replay_fraction}: the streaming task {streaming[0]!r} cannot be replayed, because "
-            "its samples are not kept; make it map-style or set replay_fraction=0."
-        )
+def replay_settings(args: ContinualArguments) -> ReplaySettings:
+    """What the arguments say of replay."""
+    size = args.replay_buffer_size
+    return ReplaySettings(
+        args.replay_fraction, size if size is None or size < 1 else int(size), args.replay_class_column
+    )
+
+
+def check_replay_labels(args: Any, stream: Stream) -> None:
+    """Refuses class-balanced replay of tasks that have no labels."""
+    column = args.replay_class_column
+    if column is None:
+        return
+    for task in stream.tasks[:-1]:
+        columns = getattr(task.dataset, "column_names", None)
+        if columns is None and task.streaming:
+            continue  # known with its first sample
+        if columns is None or column not in columns:
+            raise ValueError(
+                f"replay_class_column={column!r}: task {task.name!r} has no such column "
+                f"({', '.join(columns or ()) or 'no columns'}); class-balanced replay needs its labels."
+            )
+
+
+def run_lengths(args: Any, stream: Stream, global_batch_size: int) -> tuple[int, ...]:
+    """Optimizer steps of every task, as [`~hf_infinite_lr.stream.plan.task_lengths`] counts them.
+
+    Args:
+        args: `TrainingArguments` with [`ContinualArguments`].
+        stream ([`Stream`]): The tasks.
+        global_batch_size (`int`): Samples of one optimizer step.
+    """
+    return task_lengths(
+        stream,
+        global_batch_size,
+        task_steps=task_steps_of(args),
+        num_train_epochs=args.num_train_epochs,
+        added_replay=args.replay_fraction if args.replay_budget == "extra" else 0.0,
+    )
 
 
 def task_steps_of(args: ContinualArguments) -> int | Sequence[int] | None:

@@ -161,13 +161,6 @@ def test_held_out_data(tiny, tmp_path, held_out, message):
     refused(tiny, tmp_path, message, tiny.data("ab"), eval_dataset=held_out(tiny.rows(4, 0)))
 
 
-def test_a_stream_cannot_be_replayed(tiny, tmp_path):
-    tasks = {"a": tiny.data()["a"].to_iterable_dataset(), "b": tiny.data()["b"]}
-    refused(
-        tiny, tmp_path, r"replay_fraction=0\.1: the streaming task 'a'", tasks, replay_fraction=0.1, task_steps=[8]
-    )
-
-
 def test_plain_training_arguments_are_refused(tiny, tmp_path):
     from transformers import TrainingArguments
 

@@ -15,6 +15,7 @@ from hf_infinite_lr.stream.loading import StreamBatches, StreamDataset
 from hf_infinite_lr.stream.order import epoch_order, replay_before
 from hf_infinite_lr.stream.plan import plan_stream, task_lengths
 from hf_infinite_lr.stream.reader import StreamReader
+from hf_infinite_lr.stream.replay import ReplaySettings
 from hf_infinite_lr.stream.task import slug
 
 
@@ -44,7 +45,7 @@ def made(sizes, *, batch=16, anneal=None, budget="within", epochs=1.0, rewinds=T
 
 def batches(sizes, *, micro=16, fraction=0.0, seed=3, **more):
     stream, plan = made(sizes, **more)
-    return StreamBatches(stream, plan, micro, seed=seed, replay_fraction=fraction)
+    return StreamBatches(stream, plan, micro, seed=seed, replay=ReplaySettings(fraction))
 
 
 def steps_of(served, micro):
@@ -483,7 +484,7 @@ def numbered(count):
 def test_a_batch_may_be_all_replay():
     stream = Stream.of({"a": numbered(40), "b": numbered(40)})
     plan = plan_stream(stream, [20, 20], [0, 0], 2, fingerprints=["", ""])
-    batches = StreamBatches(stream, plan, 2, seed=0, replay_fraction=0.6)
+    batches = StreamBatches(stream, plan, 2, seed=0, replay=ReplaySettings(0.6))
     sources = [[sample.task for sample in batches.global_batch(1, batch)] for batch in range(20)]
     assert [0, 0] in sources
     assert sum(sum(source) for source in sources) == 40 - 24

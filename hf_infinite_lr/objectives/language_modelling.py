@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_infinite_lr.stream.task import is_streaming
+from hf_infinite_lr.stream.reader import is_streaming
 
 from .causal_lm import ModelSource, build_model, build_tokenizer, byte_unigram_bits, language_model_scores
 from .keys import from_mapping, typed

@@ -10,17 +10,11 @@ from typing import Any
 import yaml
 from transformers import set_seed
 
-from hf_infinite_lr.config import (
-    ContinualTrainingArguments,
-    refuse_replay_of_streams,
-    refuse_unsupported,
-    task_steps_of,
-)
+from hf_infinite_lr.config import ContinualTrainingArguments, refuse_unsupported, run_lengths
 from hf_infinite_lr.objectives.keys import nearest, typed
 from hf_infinite_lr.objectives.language_modelling import LanguageModelling
 from hf_infinite_lr.objectives.objective import Objective
 from hf_infinite_lr.stream import Stream, Task
-from hf_infinite_lr.stream.plan import task_lengths
 from hf_infinite_lr.trainer import ContinualTrainer
 from hf_infinite_lr.trainer.resume import refuse_used
 
@@ -82,8 +76,6 @@ class Recipe:
     def check(self) -> None:
         """Refuses what can be refused without reading data."""
         refuse_unsupported(self.arguments)
-        names = [entry["name"] for entry in self.data.tasks]
-        refuse_replay_of_streams(self.arguments, [name for name in names[:-1] if self.objective.is_streaming(name)])
         unread = tuple(self._task(entry, _Unread()) for entry in self.data.tasks)
         Stream(unread, {entry["name"]: None for entry in self.data.evaluate_also})
 
@@ -93,12 +85,7 @@ class Recipe:
         by_epochs = [task.num_steps is None and (task.num_epochs or not self.arguments.task_steps) for task in tasks]
         if any(by_epochs):
             tasks = self.stream().tasks
-        lengths = task_lengths(
-            Stream(tasks, {}),
-            self.global_batch_size,
-            task_steps=task_steps_of(self.arguments),
-            num_train_epochs=self.arguments.num_train_epochs,
-        )
+        lengths = run_lengths(self.arguments, Stream(tasks, {}), self.global_batch_size)
         return dict(zip((task.name for task in tasks), lengths, strict=True))
 
     def _task(self, entry: Mapping[str, Any], dataset: Any, **more: Any) -> Task:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import BatchSampler, Dataset
 
-from .order import Sample, rows_at
+from .buffer import StreamBuffer
+from .mixture import Mixture
+from .order import Sample, epoch_order, rows_at
 from .plan import Segment, StreamPlan
 from .reader import StreamReader
-from .replay import ReplayIndices
+from .replay import ReplayIndices, ReplaySettings, kept_key
 from .task import Stream
 
 
@@ -29,20 +33,56 @@ class StreamBatches(BatchSampler):
         plan ([`StreamPlan`]): Their lengths and branches.
         batch_size (`int`): Samples of one micro-batch on one process.
         seed (`int`): Of all orders.
-        replay_fraction (`float`): Share of earlier tasks' samples in each global batch.
+        replay ([`ReplaySettings`], *optional*): What each global batch holds of earlier tasks.
+        buffers (`Path`, *optional*): Where the samples that streaming tasks keep for replay lie, or will.
+        writes (`bool`): Whether this process writes there.
     """
 
     def __init__(
-        self, stream: Stream, plan: StreamPlan, batch_size: int, *, seed: int, replay_fraction: float = 0.0
+        self,
+        stream: Stream,
+        plan: StreamPlan,
+        batch_size: int,
+        *,
+        seed: int,
+        replay: ReplaySettings | None = None,
+        buffers: Path | None = None,
+        writes: bool = True,
     ) -> None:
         self.plan, self.batch_size, self.drop_last, self.seed = plan, batch_size, True, seed
-        self.replay = ReplayIndices(plan, replay_fraction, seed)
         self.first_step = 0
+        self._datasets = [task.dataset for task in stream.tasks]
         self.readers = {
             index: StreamReader(task.name, task.dataset, seed, index)
             for index, task in enumerate(stream.tasks)
             if task.streaming
         }
+        settings = replay or ReplaySettings()
+        self.replay = ReplayIndices(plan, settings, seed, order=self._order, datasets=self._datasets)
+        if buffers is not None and settings.fraction:
+            self._keep_samples(buffers, writes)
+
+    def _keep_samples(self, directory: Path, writes: bool) -> None:
+        """Lets the streaming tasks of the plan keep samples, also the last one, after which another may come."""
+        for task in self.plan.tasks:
+            if task.index in self.readers:
+                self.replay.buffers[task.index] = StreamBuffer(
+                    task.name,
+                    directory / task.directory,
+                    self.replay.kept(task.index),
+                    kept_key(self.seed, task.index),
+                    class_column=self.replay.settings.class_column,
+                    writes=writes,
+                )
+
+    def _order(self, task: int, epoch: int) -> np.ndarray:
+        """The rows that a pass over a map-style task visits."""
+        dataset = self._datasets[task]
+        if isinstance(dataset, Mixture):
+            return dataset.order(self.seed, task, epoch)
+        num_samples = self.plan.tasks[task].num_samples
+        assert num_samples is not None
+        return epoch_order(self.seed, task, epoch, num_samples)
 
     def __len__(self) -> int:
         return self.plan.num_steps * (self.plan.global_batch_size // self.batch_size)
@@ -70,10 +110,14 @@ class StreamBatches(BatchSampler):
     def _own_rows(self, task: int, batch: int) -> Sequence[Any]:
         start, stop = self.replay.own_before(task, batch), self.replay.own_before(task, batch + 1)
         if task in self.readers:
-            return self.readers[task].take(start, stop - start)
-        num_samples = self.plan.tasks[task].num_samples
-        assert num_samples is not None
-        return rows_at(self.seed, task, num_samples, self.plan.global_batch_size, start, stop).tolist()
+            samples = self.readers[task].take(start, stop - start)
+            if task in self.replay.buffers:
+                self.replay.buffers[task].offer(start, samples)
+            return samples
+        plan = self.plan.tasks[task]
+        assert plan.num_samples is not None
+        usable = plan.num_samples - plan.num_unused_samples
+        return rows_at(partial(self._order, task), usable, start, stop).tolist()
 
     def state_at(self, step: int) -> dict[str, Any]:
         """State of the streaming task that the update at a global step reads; empty for a map-style one."""
@@ -85,6 +129,19 @@ class StreamBatches(BatchSampler):
         self.first_step = step
         if state:
             self.readers[state["task"]].load_state(state["reader"])
+        segment, _, position = self._reading(step)
+        for task, buffer in self.replay.buffers.items():
+            if task <= segment.task:
+                buffer.load(position if task == segment.task else self._samples_of(task))
+
+    def _samples_of(self, task: int) -> int:
+        """The samples that a task reads of its own data."""
+        return self.replay.own_before(task, self.plan.tasks[task].num_steps)
+
+    def flush_buffers(self) -> None:
+        """Writes down what streaming tasks have kept so far."""
+        for buffer in self.replay.buffers.values():
+            buffer.flush()
 
     def forget_before(self, step: int) -> None:
         """Lets a streaming task's reader drop what only earlier steps would need."""

@@ -198,17 +198,20 @@ def task_lengths(
     *,
     task_steps: int | Sequence[int] | None = None,
     num_train_epochs: float = 1.0,
+    added_replay: float = 0.0,
 ) -> tuple[int, ...]:
     """Optimizer steps of every task.
 
     A task has floor(epochs x floor(n / G)) steps, n = its samples, G = the global batch. Precedence: the task's own
-    `num_steps` or `num_epochs`, then `task_steps`, then `num_train_epochs`.
+    `num_steps` or `num_epochs`, then `task_steps`, then `num_train_epochs`. With added replay of share r a later task
+    of a length in epochs has floor(steps / (1 - r)), of which the share 1 - r visits its own samples.
 
     Args:
         stream ([`Stream`]): The tasks.
         global_batch_size (`int`): G, in samples.
         task_steps (`int` or `Sequence[int]`, *optional*): Steps of every task, or one number for each.
         num_train_epochs (`float`): Passes over each task.
+        added_replay (`float`): r, in [0, 1).
 
     Raises:
         ValueError: for a task without a length, or one shorter than a global batch.
@@ -220,12 +223,14 @@ def task_lengths(
         )
     given = task_steps if isinstance(task_steps, Sequence) else [task_steps] * len(stream.tasks)
     return tuple(
-        _length(task, global_batch_size, steps, num_train_epochs)
-        for task, steps in zip(stream.tasks, given, strict=True)
+        _length(task, global_batch_size, steps, num_train_epochs, added_replay if index else 0.0)
+        for index, (task, steps) in enumerate(zip(stream.tasks, given, strict=True))
     )
 
 
-def _length(task: Task, global_batch_size: int, task_steps: int | None, num_train_epochs: float) -> int:
+def _length(
+    task: Task, global_batch_size: int, task_steps: int | None, num_train_epochs: float, added_replay: float
+) -> int:
     if not task.streaming and len(task.dataset) < global_batch_size:
         raise ValueError(
             f"Task {task.name!r} has {len(task.dataset)} samples, less than one global batch of {global_batch_size}."
@@ -245,7 +250,7 @@ def _length(task: Task, global_batch_size: int, task_steps: int | None, num_trai
             f"Task {task.name!r}: {epochs} epochs of {len(task.dataset)} samples are less than one global batch of "
             f"{global_batch_size}."
         )
-    return steps
+    return int(steps / (1 - added_replay) + 1e-9)
 
 
 def plan_stream(

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
+import torch
 from datasets import IterableDataset
 from datasets.iterable_dataset import BufferShuffledExamplesIterable
 
@@ -18,6 +19,11 @@ logger = logging.getLogger(__name__)
 
 BLOCK_SIZE = 1000
 """Samples that are shuffled together: what a resumed stream reads again at most, and what it holds in memory."""
+
+
+def is_streaming(dataset: Any) -> bool:
+    """Whether a dataset can only be read in its own order (an iterable dataset of torch or `datasets`)."""
+    return isinstance(dataset, torch.utils.data.IterableDataset) or not hasattr(dataset, "__getitem__")
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class StreamReader:
 
     def __init__(self, name: str, dataset: Any, seed: int, task: int, block_size: int = BLOCK_SIZE) -> None:
         self.name, self.dataset, self.seed, self.task, self.block_size = name, dataset, seed, task, block_size
-        self._has_state = _keeps_no_samples(dataset)
+        self._has_state = has_exact_state(dataset)
         # A new iteration starts over; the dataset's state may still be that of an earlier reading.
         self._first = BlockState()
         self._states: list[BlockState] = []
@@ -114,13 +120,8 @@ class StreamReader:
             self._read_again(state.block * self.block_size, state.epoch)
 
     def _open(self, epoch: int, dataset_state: str | None) -> None:
-        if hasattr(self.dataset, "set_epoch"):
-            self.dataset.set_epoch(epoch)
-        if dataset_state is not None:
-            self.dataset.load_state_dict(json.loads(dataset_state))
-        elif isinstance(self.dataset, IterableDataset):
-            self.dataset.load_state_dict(None)
-        self._iterator: Iterator[Any] = iter(self.dataset)
+        state = None if dataset_state is None else json.loads(dataset_state)
+        self._iterator = iterator_at(self.dataset, epoch, state)
 
     def _read_again(self, count: int, epoch: int) -> None:
         logger.warning(
@@ -156,7 +157,18 @@ class StreamReader:
             return None
 
 
-def _keeps_no_samples(dataset: Any) -> bool:
+def iterator_at(dataset: Any, epoch: int, state: dict[str, Any] | None) -> Iterator[Any]:
+    """Iterates a streaming dataset from a state of its own, or else from the start of a pass."""
+    if hasattr(dataset, "set_epoch"):
+        dataset.set_epoch(epoch)
+    if state is not None:
+        dataset.load_state_dict(state)
+    elif isinstance(dataset, IterableDataset):
+        dataset.load_state_dict(None)
+    return iter(dataset)
+
+
+def has_exact_state(dataset: Any) -> bool:
     """Whether a dataset's state tells all: not so when a `datasets` shuffle buffer holds samples beside it."""
     if not isinstance(dataset, IterableDataset):
         return hasattr(dataset, "state_dict")

@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from .mixture import Mixture
+from .reader import is_streaming
+
 
 def slug(name: str) -> str:
     """The form of a task's name that directories and tags carry.
@@ -25,11 +28,6 @@ def slug(name: str) -> str:
     ```
     """
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-def is_streaming(dataset: Any) -> bool:
-    """Whether a dataset can only be read in its own order (an iterable dataset of torch or `datasets`)."""
-    return isinstance(dataset, torch.utils.data.IterableDataset) or not hasattr(dataset, "__getitem__")
 
 
 @dataclass(frozen=True)
@@ -95,9 +93,13 @@ class Task:
         if self.streaming:
             parts["name"] = self.name
         else:
-            size = len(self.dataset)
+            table = self.dataset
+            if isinstance(table, Mixture):
+                parts["mixture"] = [table.sizes, table.counts]
+                table = table.table
+            size = len(table)
             parts["length"] = size
-            parts["rows"] = [_row_hash(self.dataset[int(row)]) for row in np.linspace(0, size - 1, min(size, 16))]
+            parts["rows"] = [_row_hash(table[int(row)]) for row in np.linspace(0, size - 1, min(size, 16))]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 STATE = "continual_state.json"
 STREAM_STATE = "stream_state.json"
+BUFFERS = "replay"
 INCOMING = ".incoming"
 OUTGOING = ".outgoing"
 
@@ -106,6 +107,13 @@ def link_tree(source: Path, target: Path) -> None:
     except (OSError, shutil.Error):
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(source, target)
+
+
+def put_back_buffers(checkpoint: Path | None, output_dir: Path) -> None:
+    """Lets a run find the samples that its streaming tasks had kept at a checkpoint; none for a fresh start."""
+    shutil.rmtree(output_dir / BUFFERS, ignore_errors=True)
+    if checkpoint is not None and (checkpoint / BUFFERS).exists():
+        link_tree(checkpoint / BUFFERS, output_dir / BUFFERS)
 
 
 def candidates(output_dir: Path) -> list[tuple[int, Path]]:

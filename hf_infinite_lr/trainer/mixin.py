@@ -14,7 +14,7 @@ from transformers.trainer_callback import ProgressCallback, TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from hf_infinite_lr.arguments import complete_arguments, resume_arguments
-from hf_infinite_lr.config import plan_run, refuse_unsupported, schedule_name
+from hf_infinite_lr.config import plan_run, refuse_unsupported, replay_settings, schedule_name
 from hf_infinite_lr.lr_scheduler import ScheduleLR
 from hf_infinite_lr.report import write_report
 from hf_infinite_lr.resume_policy import ScheduleState
@@ -164,7 +164,9 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
             self.plan,
             self._train_batch_size,
             seed=self._data_seed,
-            replay_fraction=self.args.replay_fraction,
+            replay=replay_settings(self.args),
+            buffers=self._buffers,
+            writes=self.args.should_save and not self._annealing,
         )
         datasets = [None if task.streaming else self._reduced(task.dataset) for task in self.stream.tasks]
         collate = self._get_collator_with_removed_columns(self.data_collator, description="training")
@@ -237,6 +239,8 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
         self._resumed_from = find_checkpoint(self._output_dir, resume_from_checkpoint, self.plan)
         self.record = self._new_record()
         self.record.references, self.record.units = self.references, self.units
+        if self.args.should_save:
+            checkpoints.put_back_buffers(self._resumed_from, self._output_dir)
         self.accelerator.wait_for_everyone()
         if self._resumed_from is None:
             return super().train(None, *args, **kwargs)

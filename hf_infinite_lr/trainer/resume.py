@@ -15,6 +15,7 @@ from . import checkpoints
 
 logger = logging.getLogger(__name__)
 
+_REPLAY = ("replay_fraction", "replay_budget", "replay_buffer_size", "replay_class_column")
 _PAST_OF_A_TASK = ("start_step", "branch_step", "end_step", "next_start_step")
 
 
@@ -133,11 +134,21 @@ def check_data_settings(state: Mapping[str, Any], settings: Mapping[str, Any], p
     """
     step, then = state["global_step"], state["settings"]
     between_tasks = step <= plan.tasks[0].end_step or step in {task.next_start_step for task in plan.tasks}
-    for name, may_change in (("data_seed", step == 0), ("replay_fraction", between_tasks)):
-        if then[name] != settings[name] and not may_change:
+    changed = {
+        name: then[name] for name in ("data_seed", *_REPLAY) if then.get(name, settings[name]) != settings[name]
+    }
+    for name, old in changed.items():
+        if not (step == 0 if name == "data_seed" else between_tasks):
             raise ValueError(
-                f"{name}={settings[name]!r} was {then[name]!r} up to the checkpoint at step {step}: the rest of its "
+                f"{name}={settings[name]!r} was {old!r} up to the checkpoint at step {step}: the rest of its "
                 "task would consist of other samples."
+            )
+    streamed = [task.name for task in plan.tasks if task.num_samples is None and task.start_step < step]
+    for name, old in changed.items():
+        if streamed and settings["replay_fraction"] and (name != "replay_fraction" or not old):
+            raise ValueError(
+                f"{name}={settings[name]!r} was {old!r} up to the checkpoint at step {step}: what the streaming task "
+                f"{streamed[0]!r} keeps for replay was decided while it was read."
             )
 
 

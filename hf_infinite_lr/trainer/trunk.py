@@ -38,11 +38,18 @@ class TrunkAndBranches(Host):
     _step_seconds: Stopwatch
     _host_output_dir: str | None = None
     _annealing: bool = False
+    _resumed_from: Path | None = None
     _release_name: str = ""
 
     @property
     def _output_dir(self) -> Path:
         return Path(str(self.args.output_dir))
+
+    @property
+    def _buffers(self) -> Path:
+        """Where the samples lie that streaming tasks keep for replay; an annealing reads those of its checkpoint."""
+        root = self._resumed_from if self._annealing and self._resumed_from else self._output_dir
+        return root / checkpoints.BUFFERS
 
     # ---- Saving ------------------------------------------------------------------------------------------------
 
@@ -93,6 +100,9 @@ class TrunkAndBranches(Host):
         finished = step >= self.plan.num_steps
         checkpoints.write_json(directory / checkpoints.STATE, self.record.state(step, finished=finished))
         checkpoints.write_json(directory / checkpoints.STREAM_STATE, self._batches.state_at(step))
+        self._batches.flush_buffers()
+        if self._buffers.exists():
+            checkpoints.link_tree(self._buffers, directory / checkpoints.BUFFERS)
         checkpoints.write_manifest(directory)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
