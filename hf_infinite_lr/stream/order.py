@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+_ALL = 2**64 - 1
+_GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+
 
 class Sample(NamedTuple):
     """The address of one sample of a batch.
@@ -30,27 +33,40 @@ def generator(*key: int) -> np.random.RandomState:
     return np.random.RandomState(np.array(key, dtype=np.uint64).view(np.uint32))
 
 
-@lru_cache(maxsize=64)
-def _offset(key: tuple[int, ...]) -> np.uint64:
-    return np.uint64(generator(*key).randint(0, 2**63, dtype=np.int64))
-
-
 def scatter(positions: np.ndarray, *key: int) -> np.ndarray:
     """A 64-bit number for each position that looks random and depends on position and key alone.
 
-    The finaliser of SplitMix64 (Steele, Lea and Flood 2014): with another key the numbers have nothing in common.
+    The finaliser of SplitMix64 (Steele, Lea and Flood 2014) over key and position: with another key the numbers have
+    nothing in common. For a few numbers of a new key it is ten times as fast as seeding a [`generator`].
 
     Args:
-        positions (`np.ndarray`): Whole numbers from 0, of any shape.
+        positions (`np.ndarray`): Whole numbers from 0, of shape (n,).
         *key (`int`): Which numbers.
 
     Returns:
         `np.ndarray`: uint64, of the same shape.
     """
-    mixed = (positions.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + _offset(key)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    start = 0
+    for part in key:
+        start = _finalised(start + part + _GOLDEN)
+    mixed = positions.astype(np.uint64) * np.uint64(_GOLDEN) + np.uint64(start)
+    mixed ^= mixed >> np.uint64(30)
+    mixed *= np.uint64(_FIRST)
+    mixed ^= mixed >> np.uint64(27)
+    mixed *= np.uint64(_SECOND)
     return mixed ^ (mixed >> np.uint64(31))
+
+
+def _finalised(number: int) -> int:
+    number &= _ALL
+    number = (number ^ (number >> 30)) * _FIRST & _ALL
+    number = (number ^ (number >> 27)) * _SECOND & _ALL
+    return number ^ (number >> 31)
+
+
+def scattered_below(ends: int | np.ndarray, positions: np.ndarray, *key: int) -> np.ndarray:
+    """Whole numbers from 0 that are below `ends`, of [`scatter`]."""
+    return ((scatter(positions, *key) >> np.uint64(11)) * 2.0**-53 * ends).astype(np.int64)
 
 
 @lru_cache(maxsize=2)

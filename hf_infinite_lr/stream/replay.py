@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from .buffer import StreamBuffer
-from .order import generator, replay_before, scatter
+from .order import replay_before, scatter, scattered_below
 from .plan import StreamPlan
 from .reservoir import chosen
 
-_REPLAY = 1  # sets the draws of replay apart from the orders of epochs, which are keyed by three numbers
-_KEPT = 2
+_REPLAY, _KEPT = 1, 2  # set the numbers of a draw apart from those that decide what is kept
 
 STREAM_BUFFER_SIZE = 10_000
 """Samples of a streaming task that are kept when no buffer size is given."""
@@ -95,14 +94,15 @@ class _Memory:
     by_class: np.ndarray | None = None
     class_ends: np.ndarray | None = None
 
-    def picks(self, draw: np.random.RandomState, count: int) -> np.ndarray:
+    def picks(self, count: int, *key: int) -> np.ndarray:
         """Places of samples, drawn with replacement; with classes, each class is equally likely."""
+        numbers = np.arange(count)
         if self.by_class is None or self.class_ends is None:
-            return draw.randint(0, self.ends[-1], size=count)
-        classes = draw.randint(0, len(self.class_ends), size=count)
+            return scattered_below(self.ends[-1], numbers, *key)
+        classes = scattered_below(len(self.class_ends), numbers, *key)
         starts = np.concatenate([[0], self.class_ends])[classes]
-        within = draw.random_sample(count) * (self.class_ends[classes] - starts)
-        return self.by_class[starts + within.astype(np.int64)]
+        within = scattered_below(self.class_ends[classes] - starts, numbers + count, *key)
+        return self.by_class[starts + within]
 
 
 class ReplayIndices:
@@ -160,7 +160,7 @@ class ReplayIndices:
         if not count:
             return []
         memory = self._memory_before(task)
-        picks = memory.picks(generator(self.seed, task, batch, _REPLAY), count)
+        picks = memory.picks(count, self.seed, task, batch, _REPLAY)
         sources = np.searchsorted(memory.ends, picks, side="right")
         starts = np.concatenate([[0], memory.ends])
         pairs = zip(sources.tolist(), (picks - starts[sources]).tolist(), strict=True)

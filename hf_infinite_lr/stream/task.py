@@ -48,6 +48,8 @@ class Task:
         fingerprint (`str`, *optional*):
             What identifies the data when a run is resumed. Left out, it is made of the length, the column names
             and some fixed rows (of a streaming dataset: of the column names and the name of the task).
+        holds (`str`, *optional*):
+            What the data is, in words, for tables: classes, a domain, dates.
 
     Example:
 
@@ -64,6 +66,7 @@ class Task:
     num_steps: int | None = None
     num_epochs: float | None = None
     fingerprint: str | None = None
+    holds: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not slug(self.name):
