@@ -74,9 +74,9 @@ class LanguageModelling(Objective):
             )
         return steps
 
-    def load(self, name: str) -> Splits:
+    def load(self, name: str, columns: Sequence[str] = ()) -> Splits:
         """Loads a task's documents."""
-        found = load_text(self._tasks[name])
+        found = load_text(self._tasks[name], columns)
         return Splits(found.train, found.eval, found.fingerprint)
 
     def load_held_out(self, name: str) -> Any:

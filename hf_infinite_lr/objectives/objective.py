@@ -34,7 +34,7 @@ class Objective(ABC):
 
     Args:
         options (`Mapping[type, Any]`): An instance of each class of `keys`, filled from the recipe.
-        tasks (`Sequence[Mapping]`): The entries of `tasks`.
+        tasks (`Sequence[Mapping]`): The entries of `tasks`, each with a name; of a mixture its parts.
         evaluate_also (`Sequence[Mapping]`): The entries of `evaluate_also`.
 
     Raises:
@@ -73,8 +73,17 @@ class Objective(ABC):
         raise NotImplementedError(key)
 
     @abstractmethod
-    def load(self, name: str) -> Splits:
-        """Loads the data of a task."""
+    def load(self, name: str, columns: Sequence[str] = ()) -> Splits:
+        """Loads the data of a task, or of a part of a mixture.
+
+        Args:
+            name (`str`): Of the entry.
+            columns (`Sequence[str]`): Columns of the raw data, such as labels or dates, that both parts must keep
+                because the data is divided by them.
+
+        Raises:
+            ValueError: also for a column that is missing.
+        """
 
     @abstractmethod
     def load_held_out(self, name: str) -> Any:

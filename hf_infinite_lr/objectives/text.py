@@ -139,7 +139,7 @@ _FOREIGN = {
 @dataclass(frozen=True)
 class TextSplits:
     """
-    Documents of a task; both parts have one column, `text`.
+    Documents of a task; both parts have the column `text` and those that were asked for.
 
     Args:
         train (`datasets.Dataset` or `datasets.IterableDataset`): To train on.
@@ -154,12 +154,13 @@ class TextSplits:
     fingerprint: str | None = None
 
 
-def load_text(source: TextSource) -> TextSplits:
+def load_text(source: TextSource, columns: Sequence[str] = ()) -> TextSplits:
     """
     Loads the documents of a task and holds some of them out.
 
     Args:
         source ([`TextSource`]): Where they come from.
+        columns (`Sequence[str]`): Further columns to keep.
 
     Returns:
         [`TextSplits`]: A training part (a stream if asked for) and a held-out part.
@@ -169,13 +170,13 @@ def load_text(source: TextSource) -> TextSplits:
     """
     if source.builtin is not None:
         corpus = load_corpus(source.builtin, max_bytes=source.max_bytes, eval_bytes=source.eval_bytes)
-        train, held_out = (part.select_columns("text") for part in (corpus.train, corpus.eval))
+        train, held_out = (_text_column(part, source, columns) for part in (corpus.train, corpus.eval))
         return TextSplits(train, held_out, num_empty=0, fingerprint=corpus.fingerprint)
     if source.streaming:
-        return _load_stream(source)
-    documents, num_empty = _drop_empty(_documents(source), source)
+        return _load_stream(source, columns)
+    documents, num_empty = _drop_empty(_documents(source, columns), source)
     if source.names_eval_part:
-        return TextSplits(documents, _eval_part(source), num_empty)
+        return TextSplits(documents, _eval_part(source, columns), num_empty)
     held_out = _held_out(documents, source)
     train, evaluated = (documents.select(np.flatnonzero(mask)) for mask in (~held_out, held_out))
     return TextSplits(train, evaluated, num_empty)
@@ -199,15 +200,15 @@ def load_held_out(source: TextSource) -> datasets.Dataset:
     if source.builtin is not None:
         return load_text(source).eval
     if source.names_eval_part:
-        return _eval_part(source)
+        return _eval_part(source, ())
     if source.eval_fraction is not None:
         return load_text(source).eval
     if source.streaming and source.num_eval_samples is None:
         raise ValueError(f"Task {source.name!r} streams text to evaluate on and must say num_eval_samples.")
-    return _first(_documents(source), source)
+    return _first(_documents(source, ()), source)
 
 
-def _load_stream(source: TextSource) -> TextSplits:
+def _load_stream(source: TextSource, columns: Sequence[str]) -> TextSplits:
     if source.eval_fraction is not None:
         raise ValueError(
             f"eval_fraction of task {source.name!r} needs all documents: with streaming give num_eval_samples."
@@ -217,14 +218,14 @@ def _load_stream(source: TextSource) -> TextSplits:
             f"Task {source.name!r} streams and must name its held-out part by eval_split, eval_data_files or "
             "num_eval_samples."
         )
-    documents = _documents(source).filter(_is_not_empty, input_columns="text")
+    documents = _documents(source, columns).filter(_is_not_empty, input_columns="text")
     if source.names_eval_part:
-        return TextSplits(documents, _eval_part(source))
+        return TextSplits(documents, _eval_part(source, columns))
     return TextSplits(documents.skip(source.num_eval_samples), _first(documents, source))
 
 
-def _eval_part(source: TextSource) -> datasets.Dataset:
-    return _first(_documents(source, held_out=True), source)
+def _eval_part(source: TextSource, columns: Sequence[str]) -> datasets.Dataset:
+    return _first(_documents(source, columns, held_out=True), source)
 
 
 def _first(documents: Any, source: TextSource) -> datasets.Dataset:
@@ -232,14 +233,14 @@ def _first(documents: Any, source: TextSource) -> datasets.Dataset:
         found, _ = _drop_empty(documents, source)
         return found.select(range(min(len(found), source.num_eval_samples or len(found))))
     stream = documents.filter(_is_not_empty, input_columns="text")
-    texts = [row["text"] for row in (stream.take(source.num_eval_samples) if source.num_eval_samples else stream)]
-    if not texts:
+    found = list(stream.take(source.num_eval_samples) if source.num_eval_samples else stream)
+    if not found:
         raise ValueError(f"Task {source.name!r} has no document that is not empty.")
-    return datasets.Dataset.from_dict({"text": texts})
+    return datasets.Dataset.from_list(found, features=documents.features)
 
 
-def _documents(source: TextSource, *, held_out: bool = False) -> Any:
-    """One part as a dataset with the single column `text`."""
+def _documents(source: TextSource, columns: Sequence[str], *, held_out: bool = False) -> Any:
+    """One part as a dataset with the column `text` and further ones."""
     files = source.eval_data_files if held_out and source.eval_data_files is not None else source.data_files
     if files is not None:
         documents = _from_files(source, [files] if isinstance(files, str) else list(files))
@@ -251,7 +252,7 @@ def _documents(source: TextSource, *, held_out: bool = False) -> Any:
             revision=source.revision,
             streaming=source.streaming,
         )
-    return _text_column(documents, source)
+    return _text_column(documents, source, columns)
 
 
 def _from_files(source: TextSource, patterns: Sequence[str]) -> Any:
@@ -310,7 +311,7 @@ def _check_encoding(path: str, builder: str) -> None:
                 return
 
 
-def _text_column(documents: Any, source: TextSource) -> Any:
+def _text_column(documents: Any, source: TextSource, columns: Sequence[str]) -> Any:
     column = source.text_column
     names = documents.column_names
     if names is None:
@@ -322,7 +323,10 @@ def _text_column(documents: Any, source: TextSource) -> Any:
     feature = (documents.features or {}).get(column)
     if isinstance(feature, datasets.Value) and feature.dtype not in ("string", "large_string", "null"):
         raise ValueError(f"text_column {column!r} of task {source.name!r} holds {feature.dtype}, not text.")
-    documents = documents.select_columns(column)
+    for other in columns:
+        if other not in names:
+            raise ValueError(f"column {other!r} of task {source.name!r} is missing: there is only {', '.join(names)}.")
+    documents = documents.select_columns(list(dict.fromkeys([column, *columns])))
     return documents if column == "text" else documents.rename_column(column, "text")
 
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
+from datasets import concatenate_datasets
 from transformers import set_seed
 
 from hf_infinite_lr.config import ContinualTrainingArguments, refuse_unsupported, run_lengths
 from hf_infinite_lr.objectives.keys import nearest, typed
 from hf_infinite_lr.objectives.language_modelling import LanguageModelling
 from hf_infinite_lr.objectives.objective import Objective
-from hf_infinite_lr.stream import Stream, Task
+from hf_infinite_lr.stream import Stream, Task, mixture, random_subset
 from hf_infinite_lr.trainer import ContinualTrainer
 from hf_infinite_lr.trainer.resume import refuse_used
 
 from .document import read_document
+from .entries import Entry
 
 OBJECTIVES: dict[str, type[Objective]] = {"causal_lm": LanguageModelling}
 """What `objective` can name."""
@@ -29,8 +33,9 @@ class DataArguments:
     """The keys of every recipe that say what the stream is made of.
 
     Args:
-        tasks (`list[dict]`): Entries of the stream: a name, keys of the objective that say where the data is, and at
-            most one key that says how long the task is.
+        tasks (`list[dict]`): Entries of the stream: a name, keys of the objective that say where the data is, at
+            most one key that says how long the task is, and the keys of [`~hf_infinite_lr.recipe.entries.Entry`]:
+            `split_into` makes several tasks of one entry.
         objective (`str`, defaults to `"causal_lm"`): What is learned.
         evaluate_also (`list[dict]`): Evaluation-only columns: a name, and keys of the objective.
     """
@@ -60,12 +65,14 @@ class Recipe:
         objective ([`Objective`]): Reads the data and makes the model.
         arguments ([`ContinualTrainingArguments`]): How to train.
         content (`dict`): The keys and values it was made of.
+        entries (`tuple[Entry, ...]`): The entries of `tasks`.
     """
 
     data: DataArguments
     objective: Objective
     arguments: ContinualTrainingArguments
     content: dict[str, Any] = field(default_factory=dict)
+    entries: tuple[Entry, ...] = ()
 
     @property
     def global_batch_size(self) -> int:
@@ -76,43 +83,87 @@ class Recipe:
     def check(self) -> None:
         """Refuses what can be refused without reading data."""
         refuse_unsupported(self.arguments)
-        unread = tuple(self._task(entry, _Unread()) for entry in self.data.tasks)
-        Stream(unread, {entry["name"]: None for entry in self.data.evaluate_also})
+        for entry in self.entries:
+            if len({self.objective.is_streaming(part.source["name"]) for part in entry.mixture}) > 1:
+                raise ValueError(
+                    f"tasks: {entry.name!r}: some parts of its mixture are streaming and some are not; make them all "
+                    "one or the other."
+                )
+        Stream(self._unread(), {entry["name"]: None for entry in self.data.evaluate_also})
+
+    def _unread(self) -> tuple[Task, ...]:
+        """The tasks as far as they are known without data; an entry stands for its tasks where they are not."""
+        return tuple(
+            self._task(entry, name, _Unread()) for entry in self.entries for name in entry.task_names or [entry.name]
+        )
 
     def task_lengths(self) -> dict[str, int]:
-        """Optimizer steps of each task, by name. Data is loaded only where a length depends on it."""
-        tasks = tuple(self._task(entry, _Unread()) for entry in self.data.tasks)
+        """Optimizer steps of each task, by name. Data is loaded only where a length or a name depends on it."""
+        tasks = self._unread()
         by_epochs = [task.num_steps is None and (task.num_epochs or not self.arguments.task_steps) for task in tasks]
-        if any(by_epochs):
+        if any(by_epochs) or any(entry.task_names is None for entry in self.entries):
             tasks = self.stream().tasks
         lengths = run_lengths(self.arguments, Stream(tasks, {}), self.global_batch_size)
         return dict(zip((task.name for task in tasks), lengths, strict=True))
 
-    def _task(self, entry: Mapping[str, Any], dataset: Any, **more: Any) -> Task:
-        given = {key: entry[key] for key in self.objective.lengths if entry.get(key) is not None}
+    def _task(self, entry: Entry, name: str, dataset: Any, **more: Any) -> Task:
+        content = entry.content
+        given = {key: content[key] for key in self.objective.lengths if content.get(key) is not None}
         if len(given) > 1:
-            raise ValueError(f"tasks: {entry['name']!r} has {', '.join(given)}: give one of them.")
+            raise ValueError(f"tasks: {entry.name!r} has {', '.join(given)}: give one of them.")
         for key in [key for key in given if key not in Objective.lengths]:
             del given[key]
-            given["num_steps"] = self.objective.steps_of(entry, key, self.global_batch_size)
-        return Task(entry["name"], dataset, **given, **more)
+            given["num_steps"] = self.objective.steps_of(content, key, self.global_batch_size)
+        return Task(name, dataset, **given, **more)
 
     def stream(self) -> Stream:
         """Loads every dataset and prepares its samples."""
         with self.arguments.main_process_first(desc="loading and preparing data"):
-            tasks = tuple(self._loaded(entry) for entry in self.data.tasks)
+            tasks = tuple(task for entry in self.entries for task in self._loaded(entry))
             names = [entry["name"] for entry in self.data.evaluate_also]
             also = {name: self.objective.eval_samples(name, self.objective.load_held_out(name)) for name in names}
         return Stream(tasks, also)
 
-    def _loaded(self, entry: Mapping[str, Any]) -> Task:
-        splits = self.objective.load(entry["name"])
+    def _loaded(self, entry: Entry) -> list[Task]:
+        if entry.mixture:
+            return [self._mixed(entry)]
+        splits = self.objective.load(entry.name, entry.split_into.columns if entry.split_into else ())
+        train = self._subset(splits.train, entry.subset)
+        identity = self.objective.fingerprint(splits)
+        parts = [Task(entry.name, train, splits.eval)]
+        if entry.split_into is not None:
+            parts = entry.split_into.split(train, splits.eval, entry.name)
+        return [
+            self._task(
+                entry,
+                part.name,
+                self.objective.train_samples(part.dataset),
+                eval_dataset=self.objective.eval_samples(part.name, part.eval_dataset),
+                fingerprint=_part_identity(identity, entry, part.name),
+                holds=part.holds,
+            )
+            for part in parts
+        ]
+
+    def _mixed(self, entry: Entry) -> Task:
+        loaded = [(self.objective.load(part.source["name"]), part) for part in entry.mixture]
+        samples = [self.objective.train_samples(self._subset(splits.train, part.subset)) for splits, part in loaded]
+        weights = [part.weight for part in entry.mixture]
+        held_out = concatenate_datasets([splits.eval for splits, _ in loaded])
         return self._task(
             entry,
-            self.objective.train_samples(splits.train),
-            eval_dataset=self.objective.eval_samples(entry["name"], splits.eval),
-            fingerprint=self.objective.fingerprint(splits),
+            entry.name,
+            mixture(samples, weights, num_samples=entry.mixture_samples, seed=self._seed),
+            eval_dataset=self.objective.eval_samples(entry.name, held_out),
+            holds=f"mixture of {len(weights)} by weights {', '.join(str(weight) for weight in weights)}",
         )
+
+    def _subset(self, data: Any, size: int | float | None) -> Any:
+        return data if size is None else random_subset(data, size, seed=self._seed)
+
+    @property
+    def _seed(self) -> int:
+        return self.arguments.seed if self.arguments.data_seed is None else self.arguments.data_seed
 
     def trainer(self) -> ContinualTrainer:
         """Builds everything. Whatever cannot work is refused here, as far as possible before data is read."""
@@ -135,6 +186,14 @@ class Recipe:
     def write(self, path: Path) -> None:
         """Writes the recipe, overrides included, where a run leaves it."""
         path.write_text(yaml.safe_dump(self.content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _part_identity(identity: str | None, entry: Entry, name: str) -> str | None:
+    """Identity of a part of data that its source knows as a whole."""
+    chosen = {key: entry.content[key] for key in ("split_into", "subset") if entry.content.get(key) is not None}
+    if identity is None or not chosen:
+        return identity
+    return hashlib.sha256(f"{identity} {json.dumps(chosen, sort_keys=True)} {name}".encode()).hexdigest()[:16]
 
 
 class _Unread:
@@ -171,9 +230,11 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             raise ValueError(f"{key!r} is missing.")
     data = DataArguments(**chosen[DataArguments])
     options = {kind: kind(**chosen[kind]) for kind in objective.keys}
+    entries = tuple(Entry.of(entry, objective.lengths) for entry in data.tasks)
     return Recipe(
         data,
-        objective(options, data.tasks, data.evaluate_also),
+        objective(options, [source for entry in entries for source in entry.sources], data.evaluate_also),
         ContinualTrainingArguments(**chosen[ContinualTrainingArguments]),
         content,
+        entries,
     )
