@@ -353,8 +353,8 @@ def test_checkpoints_carry_what_was_kept(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("kinds", "settings", "message"),
     [
-        ("mm", {"replay_buffer_size": 65}, r"replay_buffer_size=65 is more than the 64 samples that task 'a' visits"),
-        ("sm", {"replay_buffer_size": 65}, r"replay_buffer_size=65 is more than the 64 samples that task 'a' visits"),
+        ("mm", {"replay_buffer_size": 68}, r"replay_buffer_size=68 is more than the 67 samples of task 'a'"),
+        ("sm", {"replay_buffer_size": 65}, r"replay_buffer_size=65 is more than the 64 samples of task 'a'"),
         ("mm", {"replay_buffer_size": 0}, r"replay_buffer_size=0 must be a whole number of samples, or a share"),
         ("mm", {"replay_buffer_size": -3}, r"replay_buffer_size=-3 must be"),
         ("mm", {"replay_buffer_size": 1.5}, r"replay_buffer_size=1\.5 must be"),

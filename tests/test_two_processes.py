@@ -10,16 +10,23 @@ from pathlib import Path
 
 import pytest
 
+from hf_infinite_lr.stream import Task
+
 pytestmark = pytest.mark.slow
 
 SCRIPT = """
 import json, sys
 import conftest as tiny
 from hf_infinite_lr.cli.run import leave_process_group
+from hf_infinite_lr.stream import Task
 
 out, resume, settings = sys.argv[1], sys.argv[2] == "resume", json.loads(sys.argv[3])
 tiny.torch.set_num_threads(1)
-done = tiny.run(out, tiny.data("ab"), resume=resume or None, noise=False, dropout=0.0, **settings)
+tasks = tiny.data("ab")
+if settings.pop("streaming", False):
+    steps = tiny.TASK_STEPS
+    tasks = [Task(name, table.to_iterable_dataset(), num_steps=steps[name]) for name, table in tasks.items()]
+done = tiny.run(out, tasks, resume=resume or None, noise=False, dropout=0.0, **settings)
 seen = {"ids": done.data_collator.ids, "rates": done.watch.rates, "world_size": done.args.world_size}
 seen["losses"] = [entry["loss"] for entry in done.state.log_history if "loss" in entry]
 open(f"{out}.{done.args.process_index}.json", "w").write(json.dumps(seen))
@@ -36,7 +43,9 @@ def free_port():
 def launch(out, resume="fresh", **settings):
     script = Path(out).with_suffix(".py")
     script.write_text(SCRIPT)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    tests = Path(__file__).parent
+    path = os.pathsep.join([str(tests), str(tests.parent)])  # the package that the tests themselves import
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
     words = [sys.executable, "-W", "ignore", *launcher, str(script), str(out), resume, json.dumps(settings)]
     done = subprocess.run(words, env=environment, capture_output=True, text=True)
@@ -67,6 +76,26 @@ def test_two_processes_are_one(tmp_path, tiny):
         assert all((first[key] - second[key]).abs().max() < 1e-4 for key in first)
     left = [path.name for path in (tmp_path / "two").iterdir()]
     assert not [name for name in left if name.startswith(".incoming")]
+
+
+def test_two_processes_keep_the_same_samples_of_a_stream(tmp_path, tiny):
+    """Also after a resume: what one of them has written, both replay."""
+    settings = {"replay_fraction": 0.25, "replay_buffer_size": 20, "save_steps": 3}
+    settings |= {"evaluate_on": "none", "eval_dataset": {}}
+    tasks = [
+        Task(name, data.to_iterable_dataset(), num_steps=tiny.TASK_STEPS[name])
+        for name, data in tiny.data("ab").items()
+    ]
+    one = tiny.run(tmp_path / "one", tasks, noise=False, dropout=0.0, **settings)
+    launched = {**settings, "per_device_train_batch_size": 4, "streaming": True}
+    two = launch(tmp_path / "two", **launched)
+    expected = [sorted(batch) for batch in one.data_collator.ids[:14]]
+    assert steps(two, 14) == expected
+    assert any(row < 98_000 for batch in expected[8:] for row in batch)
+    for later in ("checkpoint-14", "checkpoint-12", "trunk/02-b", "releases/02-b"):
+        shutil.rmtree(tmp_path / "two" / later)
+    rest = launch(tmp_path / "two", "resume", **launched)
+    assert steps(rest, 5) == expected[9:]
 
 
 def test_two_processes_evaluate_and_resume(tmp_path, tiny):

@@ -25,8 +25,9 @@ class ReplaySettings:
 
     Args:
         fraction (`float`): Share of each global batch, in [0, 1).
-        buffer_size (`int` or `float`, *optional*): Samples of each earlier task that are kept, or below 1 a share of
-            those it has visited. None: of a map-style task all, of a streaming one [`STREAM_BUFFER_SIZE`].
+        buffer_size (`int` or `float`, *optional*): Samples of each earlier task that are kept (of one that visits
+            fewer, those), or below 1 a share of those it has visited. None: of a map-style task all, of a streaming
+            one [`STREAM_BUFFER_SIZE`].
         class_column (`str`, *optional*): Column of labels by which buffers and draws are balanced.
     """
 
@@ -40,7 +41,7 @@ class ReplaySettings:
             return min(visited, STREAM_BUFFER_SIZE) if streaming else visited
         if self.buffer_size < 1:
             return max(1, int(self.buffer_size * visited + 1e-9))
-        return int(self.buffer_size)
+        return min(visited, int(self.buffer_size))
 
 
 def kept_key(seed: int, task: int) -> tuple[int, ...]:
@@ -69,14 +70,15 @@ def check_buffers(plan: StreamPlan, settings: ReplaySettings) -> None:
         settings ([`ReplaySettings`]): How much is kept of each.
 
     Raises:
-        ValueError: naming size, task and what the task visits.
+        ValueError: naming size and task.
     """
+    size = settings.buffer_size
     for task in plan.tasks[:-1]:
-        seen = visited(plan, task.index, settings)
-        if settings.kept_of(seen, streaming=task.num_samples is None) > seen:
+        samples = task.num_steps * plan.global_batch_size if task.num_samples is None else task.num_samples
+        if size is not None and size > samples:
             raise ValueError(
-                f"replay_buffer_size={settings.buffer_size} is more than the {seen} samples that task {task.name!r} "
-                "visits: give a smaller number, or a share below 1."
+                f"replay_buffer_size={size} is more than the {samples} samples of task {task.name!r}: give a smaller "
+                "number, or a share below 1."
             )
 
 
