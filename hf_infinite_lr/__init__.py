@@ -16,6 +16,7 @@ _HOME = {
     "ContinualMixin": "trainer",
     "ContinualTrainer": "trainer",
     "ContinualTrainingArguments": "config",
+    "Preemption": "trainer.preemption",
     "Stream": "stream",
     "Task": "stream",
     "TrunkCheckpointCallback": "callbacks",

@@ -129,11 +129,11 @@ def test_a_kill_in_the_middle_of_a_save(tiny, tmp_path, undisturbed, monkeypatch
 
     def failing(directory):
         if directory.name == "checkpoint-8":
-            raise InterruptedError
+            raise KeyboardInterrupt
         real(directory)
 
     monkeypatch.setattr(checkpoints, "write_manifest", failing)
-    with pytest.raises(InterruptedError):
+    with pytest.raises(KeyboardInterrupt):
         tiny.trainer(tmp_path, **settings).train()
     monkeypatch.undo()
     assert not (tmp_path / "checkpoint-8").exists()

@@ -10,6 +10,7 @@ from pathlib import Path
 from hf_infinite_lr.cli.run import leave_process_group
 from hf_infinite_lr.cli.train import RECIPE, refuse
 from hf_infinite_lr.recipe import load_recipe, parse_value
+from hf_infinite_lr.trainer.disk import SaveError
 
 _USAGE = """usage: hf-infinite-lr anneal CHECKPOINT --num_anneal_steps N [--key value ...]
 
@@ -36,13 +37,15 @@ def anneal(argv: Sequence[str]) -> int:
         run = checkpoint.parent.parent if checkpoint.parent.name == "trunk" else checkpoint.parent
         here = ["--output_dir", json.dumps(str(run)), "--resume_from_checkpoint", "true"]
         trainer = load_recipe(run / RECIPE, [*overrides, *here]).trainer()
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         return refuse("anneal", error)
     try:
         release = trainer.anneal(checkpoint, num_anneal_steps)
     except ValueError as error:
         if trainer.is_in_train:
             raise
+        return refuse("anneal", error)
+    except SaveError as error:
         return refuse("anneal", error)
     if trainer.is_world_process_zero():
         print(f"annealed: {release}")

@@ -13,6 +13,8 @@ from hf_infinite_lr.announcement import is_main_process
 from hf_infinite_lr.cli.run import leave_process_group
 from hf_infinite_lr.recipe import Recipe, load_recipe
 from hf_infinite_lr.report import read_run, render_screen
+from hf_infinite_lr.trainer.disk import SaveError, saving
+from hf_infinite_lr.trainer.preemption import Preemption
 
 RECIPE = "recipe.yaml"
 """Where a run keeps its recipe, below `output_dir`."""
@@ -30,7 +32,8 @@ def train(argv: Sequence[str]) -> int:
         argv (`Sequence[str]`): `--config PATH` and overrides.
 
     Returns:
-        `int`: 0; 1 for input that is refused before the first step; 2 for a wrong call.
+        `int`: 0; 1 for input that is refused before the first step, a loss that is no number or a disk that takes no
+            more; 143 when SIGTERM has ended the run after a save; 2 for a wrong call.
     """
     if not argv or argv[0] in ("-h", "--help"):
         print(_USAGE, file=sys.stdout if argv else sys.stderr)
@@ -39,17 +42,21 @@ def train(argv: Sequence[str]) -> int:
         path, overrides = split_config(argv)
         recipe = load_recipe(path, overrides)
         trainer = recipe.trainer()
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         return refuse("train", error)
     trainer.add_callback(_KeptRecipe(recipe))
     try:
-        trainer.train(recipe.arguments.resume_from_checkpoint)
+        with Preemption(trainer) as preemption:
+            trainer.train(recipe.arguments.resume_from_checkpoint)
     except ValueError as error:
         if trainer.is_in_train:
             raise
         return refuse("train", error)
-    except FloatingPointError as error:
+    except (FloatingPointError, SaveError) as error:
         return refuse("train", error)
+    if preemption.acted:
+        leave_process_group(wait=True)
+        return preemption.exit_status
     if trainer.is_world_process_zero():
         print(render_screen(read_run(str(recipe.arguments.output_dir))))
     leave_process_group(wait=True)
@@ -64,7 +71,8 @@ class _KeptRecipe(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            self.recipe.write(Path(args.output_dir) / RECIPE)
+            with saving(RECIPE, Path(args.output_dir)):
+                self.recipe.write(Path(args.output_dir) / RECIPE)
 
 
 def refuse(verb: str, error: Exception) -> int:

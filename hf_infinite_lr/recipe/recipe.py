@@ -19,6 +19,7 @@ from hf_infinite_lr.objectives.language_modelling import LanguageModelling
 from hf_infinite_lr.objectives.objective import Objective
 from hf_infinite_lr.stream import Stream, Task, mixture, random_subset
 from hf_infinite_lr.trainer import ContinualTrainer
+from hf_infinite_lr.trainer.checkpoints import write_text
 from hf_infinite_lr.trainer.resume import refuse_used
 
 from .document import read_document
@@ -185,7 +186,7 @@ class Recipe:
 
     def write(self, path: Path) -> None:
         """Writes the recipe, overrides included, where a run leaves it."""
-        path.write_text(yaml.safe_dump(self.content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        write_text(path, yaml.safe_dump(self.content, sort_keys=False, allow_unicode=True))
 
 
 def _part_identity(identity: str | None, entry: Entry, name: str) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -89,9 +90,8 @@ class StreamBatches(BatchSampler):
 
     def __iter__(self) -> Iterator[list[Any]]:
         # A resumed Trainer counts off the batches before `first_step` and throws them away: they need no content.
-        placeholder = [None] * self.batch_size
-        for _ in range(self.first_step * (self.plan.global_batch_size // self.batch_size)):
-            yield placeholder
+        passed = self.first_step * (self.plan.global_batch_size // self.batch_size)
+        yield from repeat([None] * self.batch_size, passed)
         for segment in self.plan.segments:
             done = max(self.first_step - segment.start_step, 0)
             for batch in range(segment.first_batch + done, segment.first_batch + segment.num_steps):

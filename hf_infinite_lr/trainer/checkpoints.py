@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import logging
 import os
 import re
 import shutil
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,13 +26,24 @@ STREAM_STATE = "stream_state.json"
 BUFFERS = "replay"
 INCOMING = ".incoming"
 OUTGOING = ".outgoing"
+_FORSAKEN = 24 * 3600
+_HERE, _RENAME_EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file so that a reader sees the old content or the new, never half of it."""
+    """Writes a JSON file as [`write_text`] does."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file so that a reader sees the old content or the new, never half of it."""
     aside = path.with_name(f".{path.name}.incoming")
-    aside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def read_json(path: Path) -> Any:
@@ -41,19 +55,22 @@ def read_json(path: Path) -> Any:
 
 
 def write_manifest(directory: Path) -> None:
-    """Lists every file below a directory with its size in bytes and its SHA-256."""
+    """Lists every file below a directory with its size in bytes and its SHA-256, and seals the list with its own."""
     files = {
         str(path.relative_to(directory)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
         for path in sorted(directory.rglob("*"))
         if path.is_file() and path.name != MANIFEST
     }
-    write_json(directory / MANIFEST, {"schema_version": 1, "files": files})
+    write_json(directory / MANIFEST, {"schema_version": 1, "files": files, "seal": _seal(files)})
 
 
 def fault_of(directory: Path) -> str | None:
     """Why a directory is not what its manifest says; None when it is whole."""
     try:
-        files = read_json(directory / MANIFEST)["files"]
+        manifest = read_json(directory / MANIFEST)
+        files = manifest["files"]
+        if manifest["seal"] != _seal(files):
+            return f"{MANIFEST} has been changed"
         for name, expected in files.items():
             path = directory / name
             if not path.is_file():
@@ -64,9 +81,15 @@ def fault_of(directory: Path) -> str | None:
                 return f"{name} has other content than its manifest says"
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
+    except OSError as error:
+        return f"{error.filename} cannot be read ({error.strerror})"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} cannot be read"
     return None
+
+
+def _seal(files: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:
@@ -90,14 +113,47 @@ def incoming(output_dir: Path, accelerator: Accelerator, name: str = INCOMING) -
 
 
 def move_into_place(source: Path, target: Path) -> None:
-    """Gives a finished directory its name; one that has the name already makes room first and goes after."""
+    """Gives a finished directory its name; what had the name already goes.
+
+    The two swap their names in one step where the system can (Linux), so that a reader always finds one of them.
+    Elsewhere the old one makes room first, and [`sweep`] puts it back if the process dies in between.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists() and _exchange(source, target):
+        shutil.rmtree(source, ignore_errors=True)
+        return
     old = target.parent / f"{OUTGOING}-{target.name}"
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         os.rename(target, old)
     os.rename(source, target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swaps the names of two directories of one file system; False where that cannot be done in one step."""
+    libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+    if libc is None or not hasattr(libc, "renameat2"):
+        return False
+    return bool(libc.renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _RENAME_EXCHANGE) == 0)
+
+
+def sweep(output_dir: Path) -> None:
+    """Removes what a killed process has left aside, before a run begins to write.
+
+    An annealing after the fact may be writing beside the run, so its directory goes only after a day without a change.
+    """
+    shutil.rmtree(output_dir / INCOMING, ignore_errors=True)
+    for aside in output_dir.glob(f"{INCOMING}-*"):
+        if time.time() - max(path.stat().st_mtime for path in (aside, *aside.rglob("*"))) > _FORSAKEN:
+            shutil.rmtree(aside, ignore_errors=True)
+    for folder in (output_dir, output_dir / "trunk", output_dir / "releases"):
+        for old in folder.glob(f"{OUTGOING}-*"):
+            target = folder / old.name.removeprefix(f"{OUTGOING}-")
+            if target.exists():
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                os.rename(old, target)
 
 
 def link_tree(source: Path, target: Path) -> None:
@@ -128,7 +184,7 @@ def candidates(output_dir: Path) -> list[tuple[int, Path]]:
     for path in (output_dir / "trunk").glob("[0-9]*"):
         try:
             found.append((int(read_json(path / STATE)["global_step"]), 0, path))
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             logger.warning("%s is passed over: its %s cannot be read.", path, STATE)
     return [(step, path) for step, _, path in sorted(found, reverse=True)]
 

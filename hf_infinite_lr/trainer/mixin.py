@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ from hf_infinite_lr.stream.task import Stream
 from . import checkpoints
 from .annealing import annealing_plan, annealing_schedule, release_name
 from .columns import ColumnEvaluation
+from .disk import saving
 from .flow import Stopwatch, StreamFlow, StreamProgress
 from .host import bounded_length, check_arguments, check_host, continual_arguments, one_pass
+from .preemption import outlive_sigterm
 from .record import RunRecord, schedule_state
 from .restore import restore_weights
 from .resume import check_data_settings, check_trunk, find_checkpoint
@@ -178,6 +180,7 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
             prefetch_factor=args.dataloader_prefetch_factor,
+            worker_init_fn=outlive_sigterm,
             multiprocessing_context=args.dataloader_multiprocessing_context,
         )
         return self.accelerator.prepare(loader)
@@ -236,6 +239,9 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
                 a path names the checkpoint. Left out, a directory that a run has used is refused.
             *args, **kwargs: As in `Trainer.train`.
         """
+        if self.args.should_save:
+            checkpoints.sweep(self._output_dir)
+        self.accelerator.wait_for_everyone()
         self._resumed_from = find_checkpoint(self._output_dir, resume_from_checkpoint, self.plan)
         self.record = self._new_record()
         self.record.references, self.record.units = self.references, self.units
@@ -357,9 +363,10 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
         self.record.train_seconds += self._step_seconds.stop()
         self._write_record()
         if self.args.should_save and not self._annealing:
-            self.state.save_to_json(os.path.join(self.args.output_dir, "trainer_state.json"))
-            if self.record.matrices:
-                write_report(self._output_dir)
+            with saving("the report", self._output_dir):
+                checkpoints.write_json(self._output_dir / "trainer_state.json", asdict(self.state))
+                if self.record.matrices:
+                    write_report(self._output_dir)
 
     def where(self, step: int) -> dict[str, Any]:
         """Task and phase of the update at a global step, by name and by number."""

@@ -16,6 +16,7 @@ from hf_infinite_lr.stream.loading import StreamBatches
 from hf_infinite_lr.stream.plan import StreamPlan
 
 from . import checkpoints
+from .disk import saving
 from .flow import Stopwatch
 from .host import Host, continual_arguments, portable_arguments, without_bars
 from .record import RunRecord, schedule_state
@@ -61,7 +62,10 @@ class TrunkAndBranches(Host):
         step = self.state.global_step
         trunk_task = self.plan.trunk_points.get(step)
         self.record.train_seconds += self._step_seconds.stop()
-        with checkpoints.incoming(self._output_dir, self.accelerator) as aside:
+        with (
+            saving(f"checkpoint-{step}", self._output_dir),
+            checkpoints.incoming(self._output_dir, self.accelerator) as aside,
+        ):
             self._host_output_dir = str(aside)
             try:
                 super()._save_checkpoint(model, trial)
@@ -74,7 +78,8 @@ class TrunkAndBranches(Host):
                 if trunk_task is not None:
                     checkpoints.link_tree(saved, aside / "trunk")
                     checkpoints.move_into_place(aside / "trunk", self._output_dir / "trunk" / trunk_task.directory)
-                if self.args.save_strategy != "no":
+                # Without a strategy a save that is no trunk's was asked for by a callback, as after SIGTERM.
+                if self.args.save_strategy != "no" or trunk_task is None:
                     checkpoints.move_into_place(saved, self._output_dir / saved.name)
                     rotate_checkpoints(str(self._output_dir), self.args.save_total_limit, use_mtime=False)
             self.accelerator.wait_for_everyone()
@@ -121,7 +126,10 @@ class TrunkAndBranches(Host):
     def _release(self, name: str) -> None:
         # An annealing after the fact may run beside the job that makes the trunk, and must not write in its place.
         aside_name = f"{checkpoints.INCOMING}-{name}" if self._annealing else checkpoints.INCOMING
-        with checkpoints.incoming(self._output_dir, self.accelerator, aside_name) as aside:
+        with (
+            saving(f"releases/{name}", self._output_dir),
+            checkpoints.incoming(self._output_dir, self.accelerator, aside_name) as aside,
+        ):
             self.save_model(str(aside / name), _internal_call=True)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
@@ -132,7 +140,8 @@ class TrunkAndBranches(Host):
     def _write_record(self) -> None:
         if self.args.should_save and not self._annealing:
             step = self.state.global_step
-            self.record.write(self._output_dir, step, finished=step >= self.plan.num_steps)
+            with saving("continual_state.json", self._output_dir):
+                self.record.write(self._output_dir, step, finished=step >= self.plan.num_steps)
 
     # ---- Restoring ---------------------------------------------------------------------------------------------
 
