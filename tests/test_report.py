@@ -277,3 +277,13 @@ def test_runs_that_cannot_be_compared_are_refused(run, capsys):
     assert "The runs have no metric in common" in capsys.readouterr().err
     assert report([str(run), "--output", "side"]) == 1
     assert "--output is side: it is for several runs" in capsys.readouterr().err
+
+
+def test_the_stability_gap_is_shown(run):
+    gap = {"task": "python", "old_task": "docs", "loss_before": 2.0, "depth": 0.25, "length": None}
+    small = {"task": "cpp", "old_task": "docs", "loss_before": 2.0, "depth": 0.125, "length": 1200}
+    write_json(run / "continual_state.json", {**STATE, "stability_gap": [gap, small]})
+    assert "+0.250 in the loss on docs while learning python, not back by its end" in render_screen(run)
+    text = write_report(run).read_text()
+    assert "| python | docs | 2.000 | 0.250 | - |" in text
+    assert "| cpp | docs | 2.000 | 0.125 | 1,200 |" in text

@@ -43,6 +43,7 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
     for matrix in run.matrices:
         sections += _matrix_section(run, matrix, pictures)
     sections += _numbers_section(run)
+    sections += _gap_section(run)
     sections += _rate_section(run, pictures)
     if "loss.png" in pictures:
         sections += ["## Losses", "![loss per task](loss.png)"]
@@ -109,6 +110,22 @@ def _numbers_section(run: Run) -> list[str]:
     rows = [["number", *(matrix.metric for matrix in run.matrices), "convention"]]
     rows += [[f"`{key}`", *(number(each[key]) for each in summaries), text] for key, text in DESCRIPTIONS.items()]
     return ["## Learned and forgotten", markdown(rows)]
+
+
+def _gap_section(run: Run) -> list[str]:
+    gaps = run.state.get("stability_gap")
+    if not gaps:
+        return []
+    text = (
+        "The loss on an old task while a later one is learned, from the evaluations in between. Depth: the largest "
+        "minus the one at the end of the task before (of its release). Length: steps from the switch until it is back "
+        f"within 1 % of that; `{NOTHING}` = not by the end of the task."
+    )
+    rows = [["learned", "old task", "loss before", "depth", "length"]]
+    for gap in gaps:
+        losses = (number(gap["loss_before"]), number(gap["depth"]))
+        rows.append([gap["task"], gap["old_task"], *losses, count(gap["length"])])
+    return ["## Stability gap", text, markdown(rows)]
 
 
 def _rate_section(run: Run, pictures: Sequence[str]) -> list[str]:

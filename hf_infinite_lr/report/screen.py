@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hf_infinite_lr.metrics import HEADLINE, TaskMatrix, summary
 from hf_infinite_lr.report.run import Run, read_run
@@ -49,6 +50,8 @@ def render_screen(run: Run | str | os.PathLike[str]) -> str:
             table = aligned(_turned_rows(run, matrix))
         blocks.append(table)
         blocks.append(aligned(_headline_rows(summary(matrix))))
+    if gaps := run.state.get("stability_gap"):
+        blocks.append(_gap_line(max(gaps, key=lambda gap: gap["depth"])))
     places = _places(run)
     if places:
         blocks.append("\n".join(places))
@@ -99,6 +102,12 @@ def _headline_rows(numbers: Mapping[str, float | None]) -> list[list[str]]:
         sense = next((text for word, text in senses.items() if word in key), "")
         rows.append([f"{SHORT[key]}{f' ({sense})' if sense else ''}", number(numbers[key])])
     return rows
+
+
+def _gap_line(gap: Mapping[str, Any]) -> str:
+    back = "not back by its end" if gap["length"] is None else f"back within 1 % after {gap['length']} steps"
+    where = f"in the loss on {gap['old_task']} while learning {gap['task']}"
+    return f"largest stability gap: {gap['depth']:+.3f} {where}, {back}"
 
 
 def _places(run: Run) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 from hf_infinite_lr.config import schedule_name
 from hf_infinite_lr.metrics import TaskMatrix
 from hf_infinite_lr.schedules import Schedule
+from hf_infinite_lr.stability import stability_gaps
 from hf_infinite_lr.stream.plan import StreamPlan, TaskPlan
 
 from .checkpoints import write_json
@@ -36,6 +37,7 @@ class RunRecord:
         settings (`dict`): What shaped the run.
         references (`dict`): Reference rows from outside the run, as in `{"byte_unigram": {"metric", "values"}}`.
         units (`dict`): Units of metrics by name.
+        log_history (`list[dict]`): What Trainer has logged, also before a resume.
     """
 
     plan: StreamPlan
@@ -44,6 +46,7 @@ class RunRecord:
     settings: dict[str, Any]
     references: dict[str, Any] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=dict)
+    log_history: list[dict[str, Any]] = field(default_factory=list)
     matrices: dict[str, TaskMatrix] = field(default_factory=dict)
     train_seconds: float = 0.0
     evaluation_seconds: float = 0.0
@@ -97,10 +100,20 @@ class RunRecord:
                 "evaluation_seconds": self.evaluation_seconds,
                 "train_steps_per_second": done,
             },
+            "stability_gap": self._stability_gap(global_step),
             "references": self.references,
             "units": self.units,
             "matrices": {metric: matrix.to_dict() for metric, matrix in self.matrices.items()},
         }
+
+    def _stability_gap(self, global_step: int) -> list[dict[str, Any]] | None:
+        columns = {f"eval_{task.name}_loss": task.name for task in self.plan.tasks}
+        evaluations: dict[str, list[tuple[int, float]]] = {}
+        for entry in self.log_history:
+            for key in columns.keys() & entry.keys():
+                evaluations.setdefault(columns[key], []).append((entry["step"], entry[key]))
+        begun = [task for task in self.plan.tasks if task.start_step < global_step]
+        return stability_gaps([(task.name, task.start_step, task.end_step) for task in begun], evaluations)
 
     def _task_state(self, task: TaskPlan, global_step: int) -> dict[str, Any]:
         trunk_step = task.end_step if task.branch_step is None else task.branch_step

@@ -103,6 +103,7 @@ class TrunkAndBranches(Host):
 
     def _complete(self, directory: Path, step: int) -> None:
         finished = step >= self.plan.num_steps
+        self.record.log_history = self.state.log_history
         checkpoints.write_json(directory / checkpoints.STATE, self.record.state(step, finished=finished))
         checkpoints.write_json(directory / checkpoints.STREAM_STATE, self._batches.state_at(step))
         self._batches.flush_buffers()
@@ -140,6 +141,7 @@ class TrunkAndBranches(Host):
     def _write_record(self) -> None:
         if self.args.should_save and not self._annealing:
             step = self.state.global_step
+            self.record.log_history = self.state.log_history
             with saving("continual_state.json", self._output_dir):
                 self.record.write(self._output_dir, step, finished=step >= self.plan.num_steps)
 
