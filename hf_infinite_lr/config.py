@@ -64,6 +64,11 @@ class ContinualArguments:
         replay_class_column (`str`, *optional*):
             A column of labels: buffers hold as many samples of each class as they can, and each class is drawn
             equally often.
+        accept_changed_tasks (`bool`, defaults to `False`):
+            Resume although tasks that the checkpoint has begun are changed, gone or in another order now, which is
+            refused otherwise. Those tasks keep their order and steps; data given under their names is used as it is
+            now; one that is not given is neither replayed nor evaluated; all other tasks follow. What is accepted is
+            logged.
     """
 
     task_steps: list[int] | None = field(
@@ -91,6 +96,9 @@ class ContinualArguments:
     )
     replay_class_column: str | None = field(
         default=None, metadata={"help": "Column of labels by which replay is balanced."}
+    )
+    accept_changed_tasks: bool = field(
+        default=False, metadata={"help": "Resume although begun tasks are changed, gone or in another order."}
     )
 
     def __post_init__(self) -> None:

@@ -66,7 +66,7 @@ class StreamBatches(BatchSampler):
     def _keep_samples(self, directory: Path, writes: bool) -> None:
         """Lets the streaming tasks of the plan keep samples, also the last one, after which another may come."""
         for task in self.plan.tasks:
-            if task.index in self.readers:
+            if task.index in self.readers and self.replay.kept(task.index):
                 self.replay.buffers[task.index] = StreamBuffer(
                     task.name,
                     directory / task.directory,
@@ -127,7 +127,7 @@ class StreamBatches(BatchSampler):
     def start_at(self, step: int, state: dict[str, Any]) -> None:
         """Begins at a global step, with the state of [`~StreamBatches.state_at`] there."""
         self.first_step = step
-        if state:
+        if state and state["task"] in self.readers:  # the task may have become map-style
             self.readers[state["task"]].load_state(state["reader"])
         segment, _, position = self._reading(step)
         for task, buffer in self.replay.buffers.items():

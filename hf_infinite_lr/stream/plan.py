@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 
-from .task import Stream, Task, slug
+from .task import RemovedData, Stream, Task, slug
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class TaskPlan:
         num_anneal_steps (`int`): How many of them, at the end, are the branch.
         start_step (`int`): Global step of its first update.
         repeats (`bool`): Whether the trunk trains on the branch's batches too, after the rewind (`extra`).
-        num_samples (`int`, *optional*): Size of the dataset; unknown for a streaming task.
+        num_samples (`int`, *optional*): Size of the dataset; unknown for a streaming task, 0 for one whose data is no
+            longer given.
         num_unused_samples (`int`): Samples that no pass reaches, because passes are whole global batches.
         fingerprint (`str`): Identity of the data.
     """
@@ -189,7 +190,7 @@ class StreamPlan:
         return list(accumulate(passes, initial=0.0))
 
     def _steps_per_epoch(self, task: TaskPlan) -> int:
-        return task.num_steps if task.num_samples is None else task.num_samples // self.global_batch_size
+        return task.num_samples // self.global_batch_size if task.num_samples else task.num_steps
 
 
 def task_lengths(
@@ -253,6 +254,12 @@ def _length(
     return int(steps / (1 - added_replay) + 1e-9)
 
 
+def _num_samples(task: Task) -> int | None:
+    if isinstance(task.dataset, RemovedData):
+        return 0
+    return None if task.streaming else len(task.dataset)
+
+
 def plan_stream(
     stream: Stream,
     lengths: Sequence[int],
@@ -277,7 +284,7 @@ def plan_stream(
     plans: list[TaskPlan] = []
     start = 0
     for index, task in enumerate(stream.tasks):
-        num_samples = None if task.streaming else len(task.dataset)
+        num_samples = _num_samples(task)
         plan = TaskPlan(
             name=task.name,
             index=index,

@@ -52,7 +52,12 @@ def kept_key(seed: int, task: int) -> tuple[int, ...]:
 def own_before(plan: StreamPlan, task: int, batch: int, settings: ReplaySettings) -> int:
     """A task's own samples in its batches before `batch`."""
     size = plan.global_batch_size
-    return batch * size - (replay_before(batch, settings.fraction, size) if task else 0)
+    return batch * size - (replay_before(batch, settings.fraction, size) if has_source(plan, task) else 0)
+
+
+def has_source(plan: StreamPlan, task: int) -> bool:
+    """Whether there is an earlier task whose data is given."""
+    return any(plan.tasks[earlier].num_samples != 0 for earlier in range(task))
 
 
 def visited(plan: StreamPlan, task: int, settings: ReplaySettings) -> int:
@@ -75,7 +80,7 @@ def check_buffers(plan: StreamPlan, settings: ReplaySettings) -> None:
     size = settings.buffer_size
     for task in plan.tasks[:-1]:
         samples = task.num_steps * plan.global_batch_size if task.num_samples is None else task.num_samples
-        if size is not None and size > samples:
+        if size is not None and size > samples > 0:
             raise ValueError(
                 f"replay_buffer_size={size} is more than the {samples} samples of task {task.name!r}: give a smaller "
                 "number, or a share below 1."
@@ -146,8 +151,8 @@ class ReplayIndices:
         self._memories: dict[int, _Memory] = {}
 
     def count(self, task: int, batch: int) -> int:
-        """Replayed samples in a batch of a task; none in the first task."""
-        if task == 0:
+        """Replayed samples in a batch of a task; none where no earlier task has data."""
+        if not has_source(self.plan, task):
             return 0
         fraction, size = self.settings.fraction, self.plan.global_batch_size
         return replay_before(batch + 1, fraction, size) - replay_before(batch, fraction, size)
@@ -175,6 +180,8 @@ class ReplayIndices:
     def kept(self, task: int) -> int:
         """Samples of a task that may be replayed once it is over."""
         plan = self.plan.tasks[task]
+        if plan.num_samples == 0:
+            return 0
         return self.settings.kept_of(visited(self.plan, task, self.settings), streaming=plan.num_samples is None)
 
     def _memory_before(self, task: int) -> _Memory:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +28,13 @@ def slug(name: str) -> str:
     ```
     """
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+class RemovedData:
+    """Stands for the data of a task that is trained and no longer given: a stream without samples."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from accelerate import Accelerator, DistributedType
 from transformers import Trainer
 from transformers.utils import logging
 
@@ -77,6 +78,17 @@ def portable_arguments(args: Any) -> Any:
 def continual_arguments(args: Any) -> dict[str, Any]:
     """The continual fields as plain values."""
     return {name: getattr(args, name) for name in ContinualArguments.__dataclass_fields__}
+
+
+REPLICATED = "replicated"
+"""The engine of one process, and of several that hold the whole model each (DDP)."""
+
+
+def engine_name(accelerator: Accelerator) -> str:
+    """What holds weights and optimizer: `replicated`, or in shards `deepspeed-zero1` to `-zero3` or `fsdp`."""
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        return f"deepspeed-zero{accelerator.state.deepspeed_plugin.zero_stage}"
+    return "fsdp" if accelerator.distributed_type == DistributedType.FSDP else REPLICATED
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -22,15 +23,16 @@ from hf_infinite_lr.stream.loading import StreamBatches, StreamDataset
 from hf_infinite_lr.stream.task import Stream
 
 from . import checkpoints
+from .acceptance import accept_changed_tasks
 from .annealing import annealing_plan, annealing_schedule, release_name
 from .columns import ColumnEvaluation
 from .disk import saving
 from .flow import Stopwatch, StreamFlow, StreamProgress
-from .host import bounded_length, check_arguments, check_host, continual_arguments, one_pass
+from .host import bounded_length, check_arguments, check_host, continual_arguments, engine_name, one_pass
 from .preemption import outlive_sigterm
 from .record import RunRecord, schedule_state
 from .restore import restore_weights
-from .resume import check_data_settings, check_trunk, find_checkpoint
+from .resume import check_data_settings, check_engine, check_trunk, find_checkpoint, newest_whole
 from .trunk import TrunkAndBranches
 
 logger = logging.getLogger(__name__)
@@ -139,12 +141,13 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
         args = self.args
         return RunRecord(
             plan=self.plan,
-            columns=self.columns or tuple(task.name for task in self.plan.tasks),
+            columns=tuple(dict.fromkeys([*(task.name for task in self.plan.tasks), *self.columns])),
             schedule=schedule_state(args, self.schedule),
             settings={
                 **continual_arguments(args),
                 "global_batch_size": self.plan.global_batch_size,
                 "world_size": args.world_size,
+                "engine": engine_name(self.accelerator),
                 "seed": args.seed,
                 "data_seed": self._data_seed,
                 "max_steps": args.max_steps,
@@ -242,7 +245,11 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
         if self.args.should_save:
             checkpoints.sweep(self._output_dir)
         self.accelerator.wait_for_everyone()
-        self._resumed_from = find_checkpoint(self._output_dir, resume_from_checkpoint, self.plan)
+        if self.args.accept_changed_tasks:
+            self._accept_changed_tasks(resume_from_checkpoint)
+        self._resumed_from = find_checkpoint(
+            self._output_dir, resume_from_checkpoint, self.plan, accept_data=self.args.accept_changed_tasks
+        )
         self.record = self._new_record()
         self.record.references, self.record.units = self.references, self.units
         if self.args.should_save:
@@ -253,6 +260,7 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
         state = checkpoints.read_json(self._resumed_from / checkpoints.STATE)
         self.record.resume_from(state)
         check_data_settings(state, self.record.settings, self.plan)
+        check_engine(state, self.record.settings)
         check_trunk(self._output_dir, self.plan, state["global_step"])
         if self.schedule is None and state["num_steps"] != self.plan.num_steps:
             raise ValueError(
@@ -263,6 +271,17 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
         if state["global_step"] >= last_step:
             return self._already_finished(self._resumed_from, state["global_step"])
         return super().train(str(self._resumed_from), *args, **kwargs)
+
+    def _accept_changed_tasks(self, resume: str | bool | None) -> None:
+        checkpoint = newest_whole(self._output_dir, resume)
+        if checkpoint is None:
+            return
+        stream = accept_changed_tasks(checkpoints.read_json(checkpoint / checkpoints.STATE), self.stream, self.plan)
+        if stream is not None:
+            self.stream = stream
+            args = copy.copy(self.args)
+            args.task_steps = None  # each task has its own number of steps now
+            self.schedule, self.plan = plan_run(args, stream, self.plan.global_batch_size)
 
     def anneal(self, checkpoint: str | Path, num_anneal_steps: int | float) -> Path:
         """Makes a release of a trunk checkpoint of this run, whenever it was saved; the trunk stays as it is.

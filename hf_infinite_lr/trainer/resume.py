@@ -12,6 +12,7 @@ from hf_infinite_lr.schedules import Phase, Schedule
 from hf_infinite_lr.stream.plan import StreamPlan, TaskPlan
 
 from . import checkpoints
+from .host import REPLICATED
 
 logger = logging.getLogger(__name__)
 
@@ -19,13 +20,24 @@ _REPLAY = ("replay_fraction", "replay_budget", "replay_buffer_size", "replay_cla
 _PAST_OF_A_TASK = ("start_step", "branch_step", "end_step", "next_start_step")
 
 
-def find_checkpoint(output_dir: Path, resume: str | bool | None, plan: StreamPlan) -> Path | None:
+def newest_whole(output_dir: Path, resume: str | bool | None) -> Path | None:
+    """The whole checkpoint that `resume` names or leaves to choose, whatever it was trained on; None without one."""
+    if not resume:
+        return None
+    paths = [path for _, path in checkpoints.candidates(output_dir)] if resume is True else [Path(resume)]
+    return next((path for path in paths if checkpoints.fault_of(path) is None), None)
+
+
+def find_checkpoint(
+    output_dir: Path, resume: str | bool | None, plan: StreamPlan, *, accept_data: bool = False
+) -> Path | None:
     """Chooses what to resume from; None starts afresh.
 
     Args:
         output_dir (`Path`): Of the run.
         resume (`str`, `bool`, *optional*): As `Trainer.train` takes it.
         plan ([`StreamPlan`]): What is to be trained now.
+        accept_data (`bool`): Whether the data of begun tasks may have changed.
 
     Raises:
         ValueError: for a used directory without `resume`, a broken or unknown checkpoint that was named, and a
@@ -35,11 +47,11 @@ def find_checkpoint(output_dir: Path, resume: str | bool | None, plan: StreamPla
         refuse_used(output_dir)
         return None
     if resume is True:
-        return _newest(output_dir, plan)
+        return _newest(output_dir, plan, accept_data)
     path = Path(resume)
     if (fault := checkpoints.fault_of(path)) is not None:
         raise ValueError(f"resume_from_checkpoint={resume!r} is not a whole checkpoint: {fault}.")
-    if (difference := _difference(path, plan)) is not None:
+    if (difference := _difference(path, plan, accept_data)) is not None:
         raise ValueError(f"resume_from_checkpoint={resume!r} cannot be continued: {difference.text}.")
     return path
 
@@ -53,11 +65,11 @@ def refuse_used(output_dir: Path) -> None:
         )
 
 
-def _newest(output_dir: Path, plan: StreamPlan) -> Path | None:
+def _newest(output_dir: Path, plan: StreamPlan, accept_data: bool) -> Path | None:
     for _, path in checkpoints.candidates(output_dir):
         if (fault := checkpoints.fault_of(path)) is not None:
             logger.warning("%s is passed over: %s.", path, fault)
-        elif (difference := _difference(path, plan)) is None:
+        elif (difference := _difference(path, plan, accept_data)) is None:
             logger.info("resuming from %s", path)
             return path
         elif difference.annealed_too_early:
@@ -85,7 +97,7 @@ class _Difference(NamedTuple):
     annealed_too_early: bool = False
 
 
-def _difference(path: Path, plan: StreamPlan) -> _Difference | None:
+def _difference(path: Path, plan: StreamPlan, accept_data: bool) -> _Difference | None:
     """How a checkpoint's past differs from the plan's; None when it is the same run up to there."""
     state = checkpoints.read_json(path / checkpoints.STATE)
     step, size = state["global_step"], state["settings"]["global_batch_size"]
@@ -95,16 +107,16 @@ def _difference(path: Path, plan: StreamPlan) -> _Difference | None:
     for index, old in enumerate(begun):
         if index >= len(plan.tasks):
             return _Difference(f"its task {old['name']!r} is no longer in the stream")
-        difference = _task_difference(old, plan.tasks[index], step)
+        difference = _task_difference(old, plan.tasks[index], step, accept_data)
         if difference is not None:
             return difference._replace(annealed_too_early=difference.annealed_too_early and old is begun[-1])
     return None
 
 
-def _task_difference(old: Mapping[str, Any], new: TaskPlan, step: int) -> _Difference | None:
+def _task_difference(old: Mapping[str, Any], new: TaskPlan, step: int, accept_data: bool) -> _Difference | None:
     if old["name"] != new.name:
         return _Difference(f"its task {new.index + 1} was {old['name']!r} and is {new.name!r} now")
-    if old["fingerprint"] != new.fingerprint:
+    if old["fingerprint"] != new.fingerprint and not accept_data:
         change = f"{old['fingerprint']} -> {new.fingerprint}"
         return _Difference(f"the data of its task {new.name!r} has changed (fingerprint {change})")
     if old["end_step"] <= step and new.end_step != old["end_step"]:
@@ -150,6 +162,28 @@ def check_data_settings(state: Mapping[str, Any], settings: Mapping[str, Any], p
                 f"{name}={settings[name]!r} was {old!r} up to the checkpoint at step {step}: what the streaming task "
                 f"{streamed[0]!r} keeps for replay was decided while it was read."
             )
+
+
+def check_engine(state: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Refuses a checkpoint in shards that another number of processes or another engine has written.
+
+    A checkpoint of `replicated` weights loads under any number of processes.
+
+    Args:
+        state (`Mapping[str, Any]`): `continual_state.json` of the checkpoint.
+        settings (`Mapping[str, Any]`): The settings now.
+
+    Raises:
+        ValueError: naming engine and number of processes then and now.
+    """
+    then = state["settings"]
+    was, now = ((part.get("engine", REPLICATED), part["world_size"]) for part in (then, settings))
+    if was != now and {was[0], now[0]} != {REPLICATED}:
+        raise ValueError(
+            f"The checkpoint at step {state['global_step']} was written by {was[0]} on world_size={was[1]} and cannot "
+            f"be loaded by {now[0]} on world_size={now[1]}, because its optimizer lies in shards: resume as it was "
+            "written."
+        )
 
 
 def check_trunk(output_dir: Path, plan: StreamPlan, step: int) -> None:
