@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hf_infinite_lr.cli.run import leave_process_group
 from hf_infinite_lr.cli.train import RECIPE, refuse
 from hf_infinite_lr.recipe import load_recipe, parse_value
+from hf_infinite_lr.recipe.document import read_document
 from hf_infinite_lr.trainer.disk import SaveError
 
+_OWN = ("num_anneal_steps", "task", "dataset", "config")
 _USAGE = """usage: hf-infinite-lr anneal CHECKPOINT --num_anneal_steps N [--key value ...]
 
 CHECKPOINT is a directory of a run of `train`: trunk/01-... or a checkpoint-N on the trunk. N is a number of steps, or
 a share of the task. The release goes to releases/ of the run; its trunk is not touched. Other keys override the run's
-recipe, as in --per_device_eval_batch_size 64."""
+recipe, as in --per_device_eval_batch_size 64.
+
+Where the data of the run cannot be had again:
+  --task NAME       anneal on the data of this task of the recipe; no other task is read
+  --dataset ENTRY   anneal on other data: an entry as under `tasks` of a recipe, as in '{data_files: new/*.jsonl}'
+  --config RECIPE   a recipe for a run that has kept none"""
 
 
 def anneal(argv: Sequence[str]) -> int:
     """Anneals a trunk checkpoint.
 
     Args:
-        argv (`Sequence[str]`): The checkpoint, `--num_anneal_steps N` and overrides.
+        argv (`Sequence[str]`): The checkpoint, `--num_anneal_steps N`, where the data is, and overrides.
 
     Returns:
         `int`: 0; 1 for input that is refused before the first step; 2 for a wrong call.
@@ -33,14 +41,20 @@ def anneal(argv: Sequence[str]) -> int:
         return 0 if argv else 2
     checkpoint = Path(argv[0])
     try:
-        num_anneal_steps, overrides = _num_anneal_steps(argv[1:])
+        own, overrides = _own_options(argv[1:])
+        if "num_anneal_steps" not in own:
+            raise ValueError("--num_anneal_steps N is missing.")
+        num_anneal_steps = parse_value(own["num_anneal_steps"])
         run = checkpoint.parent.parent if checkpoint.parent.name == "trunk" else checkpoint.parent
+        path = own.get("config", run / RECIPE)
+        entry = _entry(own, path, num_anneal_steps)
+        data = [] if entry is None else ["--tasks", json.dumps([entry]), "--task_steps", "null"]
         here = ["--output_dir", json.dumps(str(run)), "--resume_from_checkpoint", "true"]
-        trainer = load_recipe(run / RECIPE, [*overrides, *here]).trainer()
+        trainer = load_recipe(path, [*overrides, *data, *here]).trainer()
     except (ValueError, OSError) as error:
         return refuse("anneal", error)
     try:
-        release = trainer.anneal(checkpoint, num_anneal_steps)
+        release = trainer.anneal(checkpoint, num_anneal_steps, task=None if entry is None else entry["name"])
     except ValueError as error:
         if trainer.is_in_train:
             raise
@@ -53,11 +67,40 @@ def anneal(argv: Sequence[str]) -> int:
     return 0
 
 
-def _num_anneal_steps(words: Sequence[str]) -> tuple[int | float, list[str]]:
-    name = "--num_anneal_steps"
-    for place, word in enumerate(words):
-        if word == name and place + 1 < len(words):
-            return parse_value(words[place + 1]), [*words[:place], *words[place + 2 :]]
-        if word.startswith(f"{name}="):
-            return parse_value(word.removeprefix(f"{name}=")), [*words[:place], *words[place + 1 :]]
-    raise ValueError(f"{name} N is missing.")
+def _own_options(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The values of the options that are the verb's own, and all other words."""
+    own: dict[str, str] = {}
+    others: list[str] = []
+    pending = iter(words)
+    for word in pending:
+        name, equals, value = word.removeprefix("--").partition("=")
+        if name not in _OWN or not word.startswith("--"):
+            others.append(word)
+        elif equals or (value := next(pending, "")):
+            own[name] = value
+        else:
+            raise ValueError(f"--{name} needs a value.")
+    return own, others
+
+
+def _entry(own: Mapping[str, str], path: str | Path, num_anneal_steps: int | float) -> dict[str, Any] | None:
+    """The entry of `tasks` that says on which data to anneal; None for the batches that come next."""
+    if "dataset" in own and "task" in own:
+        raise ValueError(f"--task {own['task']} and --dataset {own['dataset']} cannot go together: give one of them.")
+    if "dataset" in own:
+        given = parse_value(own["dataset"])
+        if not isinstance(given, dict):
+            raise ValueError(
+                f"--dataset {own['dataset']} must be an entry as under tasks of a recipe, such as "
+                "'{data_files: new/*.jsonl}'."
+            )
+        length = {"num_steps": num_anneal_steps} if isinstance(num_anneal_steps, int) else {}
+        return {"name": "dataset", **length, **given}
+    if "task" not in own:
+        return None
+    entries = read_document(path).get("tasks") or []
+    for entry in entries:
+        if entry.get("name") == own["task"]:
+            return dict(entry)
+    names = ", ".join(str(entry.get("name")) for entry in entries)
+    raise ValueError(f"--task {own['task']} must be a task of {path}: {names}.")

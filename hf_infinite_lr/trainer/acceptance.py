@@ -46,6 +46,30 @@ def accept_changed_tasks(state: Mapping[str, Any], stream: Stream, plan: StreamP
     return replace(stream, tasks=(*past, *given.values()))
 
 
+def with_data_of(name: str, state: Mapping[str, Any], stream: Stream) -> Stream:
+    """The past of a checkpoint as a stream whose last task, the one under way, has the data of a given task.
+
+    Args:
+        name (`str`): Of the task in `stream`.
+        state (`Mapping[str, Any]`): `continual_state.json` of the checkpoint.
+        stream ([`Stream`]): Holds the data.
+
+    Raises:
+        ValueError: if there is no such task, or the checkpoint lies before the first update.
+    """
+    data = next((task.dataset for task in stream.tasks if task.name == name), None)
+    if data is None:
+        raise ValueError(f"task={name!r} must be one of {', '.join(task.name for task in stream.tasks)}.")
+    begun = [task for task in state["tasks"] if task["start_step"] < state["global_step"]]
+    if not begun:
+        raise ValueError("A checkpoint before the first update cannot be annealed.")
+    *past, last = (
+        Task(task["name"], RemovedData(), num_steps=task["num_steps"], fingerprint=task["fingerprint"])
+        for task in begun
+    )
+    return Stream((*past, replace(last, dataset=data)), {})
+
+
 def _identities(begun: list[Mapping[str, Any]]) -> list[tuple[str, str]]:
     return [(task["name"], task["fingerprint"]) for task in begun]
 

@@ -2,14 +2,110 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import torch
+
+from hf_infinite_lr.arguments import complete_arguments
+from hf_infinite_lr.config import plan_run, schedule_name
+from hf_infinite_lr.resume_policy import ScheduleState
 from hf_infinite_lr.schedules import Phase, Schedule, resolve_share
 from hf_infinite_lr.stream.plan import StreamPlan
+from hf_infinite_lr.stream.task import Stream, slug
+
+from . import checkpoints
+from .acceptance import with_data_of
+from .host import Host
+from .record import RunRecord
+from .resume import check_data_settings, check_engine, find_checkpoint
 
 
-def annealing_plan(plan: StreamPlan, step: int, num_anneal_steps: int | float) -> StreamPlan:
+class AnnealingAfterwards(Host):
+    """Grows a branch from a checkpoint of the trunk, long after the run has passed it."""
+
+    args: Any
+    stream: Stream
+    plan: StreamPlan
+    schedule: Schedule | None
+    record: RunRecord
+    _annealing: bool
+    _release_name: str
+    _resumed_from: Path | None
+    _output_dir: Path
+    _new_record: Callable[[], RunRecord]
+
+    def anneal(self, checkpoint: str | Path, num_anneal_steps: int | float, *, task: str | None = None) -> Path:
+        """Makes a release of a trunk checkpoint of this run, whenever it was saved; the trunk stays as it is.
+
+        The branch trains on the batches that the task would have come to next. With the same length it is, bit for
+        bit, the branch that the run itself grows there. It may run while another process goes on with the trunk.
+
+        Args:
+            checkpoint (`str` or `Path`): `trunk/...` or a `checkpoint-N` that lies on the trunk.
+            num_anneal_steps (`int` or `float`): Length of the branch: steps, or a share of the task.
+            task (`str`, *optional*): Name of a task of this trainer on whose data the branch trains instead, from its
+                first batch. The data of the checkpoint's own tasks is then not needed, and not replayed.
+
+        Returns:
+            `Path`: The release: `releases/<task>` of `output_dir` where it is the run's own branch, else a name that
+            says from which step, over how many and on which data it annealed.
+
+        Raises:
+            ValueError: for a broken checkpoint, one of another run, or one that is annealed already.
+        """
+        if self.schedule is None or schedule_name(self.args) != "infinite":
+            raise ValueError(f"lr_scheduler_type={schedule_name(self.args)!r} has no trunk: only infinite can anneal.")
+        run = self.stream, self.plan, self.schedule, self.record
+        try:
+            self._branch_off(Path(checkpoint), num_anneal_steps, task)
+            super().train(str(checkpoint))
+        finally:
+            self.stream, self.plan, self.schedule, self.record = run
+            self._annealing = False
+        return self._output_dir / "releases" / self._release_name
+
+    def _branch_off(self, path: Path, num_anneal_steps: int | float, task: str | None) -> None:
+        """Makes the run one that has nothing before it but a branch from a checkpoint."""
+        if task is not None:
+            self._take_data_of(task, path)
+        find_checkpoint(self._output_dir, str(path), self.plan, accept_data=task is not None)
+        state = checkpoints.read_json(path / checkpoints.STATE)
+        if task is None:
+            check_data_settings(state, self.record.settings, self.plan)
+        check_engine(state, self.record.settings)
+        planned = self.plan
+        self.plan = annealing_plan(planned, state["global_step"], num_anneal_steps, from_first_batch=task is not None)
+        trunk = ScheduleState.from_dict(torch.load(path / "scheduler.pt", weights_only=True))
+        arguments = complete_arguments("infinite", self._schedule_arguments())
+        self.schedule = annealing_schedule(self.plan, trunk.schedule, arguments, trunk.base_lrs[0])
+        self._release_name = release_name(planned, self.plan, task)
+        self.record, self._resumed_from, self._annealing = self._new_record(), path, True
+
+    def _take_data_of(self, task: str, path: Path) -> None:
+        if (fault := checkpoints.fault_of(path)) is not None:
+            raise ValueError(f"{path} is not a whole checkpoint: {fault}.")
+        self._follow(with_data_of(task, checkpoints.read_json(path / checkpoints.STATE), self.stream))
+
+    def _follow(self, stream: Stream) -> None:
+        """Plans the run anew, over a stream of which each task has its own number of steps."""
+        args = copy.copy(self.args)
+        args.task_steps = None
+        self.stream = stream
+        self.schedule, self.plan = plan_run(args, stream, self.plan.global_batch_size)
+
+    def _schedule_arguments(self) -> dict[str, Any]:
+        kwargs = dict(self.args.lr_scheduler_kwargs or {})
+        kwargs.pop("on_resume", None)
+        return kwargs
+
+
+def annealing_plan(
+    plan: StreamPlan, step: int, num_anneal_steps: int | float, *, from_first_batch: bool = False
+) -> StreamPlan:
     """The plan of a run that goes on from a trunk checkpoint with nothing but a branch.
 
     The branch takes the batches that the task would have come to next, so that with the same length it is the branch
@@ -19,6 +115,7 @@ def annealing_plan(plan: StreamPlan, step: int, num_anneal_steps: int | float) -
         plan ([`StreamPlan`]): Of the run that made the checkpoint.
         step (`int`): The checkpoint's global step, on the trunk.
         num_anneal_steps (`int` or `float`): Steps, or a share of the task.
+        from_first_batch (`bool`): Whether the branch takes the task's data from its start, which is other data then.
 
     Raises:
         ValueError: for a checkpoint that lies on a branch or at its end, or before the first update.
@@ -32,7 +129,7 @@ def annealing_plan(plan: StreamPlan, step: int, num_anneal_steps: int | float) -
             f"The checkpoint at step {step} lies on the branch of {task.name!r}: anneal trunk/{task.directory} "
             "instead."
         )
-    batch = segment.first_batch + step - segment.start_step
+    batch = 0 if from_first_batch else segment.first_batch + step - segment.start_step
     num_steps = resolve_share("num_anneal_steps", num_anneal_steps, task.num_steps)
     if num_steps < 1:
         raise ValueError(f"num_anneal_steps={num_anneal_steps!r} must be above 0.")
@@ -60,10 +157,18 @@ def annealing_schedule(plan: StreamPlan, schedule: Schedule, arguments: dict[str
     return Schedule((before, anneal))
 
 
-def release_name(run: StreamPlan, plan: StreamPlan) -> str:
-    """The release's directory: the task's where the branch of `plan` is the run's own, else one that says which."""
+def release_name(run: StreamPlan, plan: StreamPlan, data: str | None = None) -> str:
+    """The release's directory: the task's where the branch of `plan` is the run's own, else one that says which.
+
+    Args:
+        run ([`StreamPlan`]): Of the run that made the checkpoint.
+        plan ([`StreamPlan`]): Of [`annealing_plan`].
+        data (`str`, *optional*): Name of the task on whose data the branch trains, if it is not its own.
+    """
     task = plan.tasks[-1]
     own = run.tasks[task.index]
+    if data is not None:
+        return f"{own.directory}-from-{task.branch_step}-over-{task.num_anneal_steps}-on-{slug(data)}"
     if (task.branch_step, task.num_anneal_steps) == (own.branch_step, own.num_anneal_steps):
         return own.directory
     return f"{own.directory}-from-{task.branch_step}-over-{task.num_anneal_steps}"

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader
 from transformers.trainer_callback import ProgressCallback, TrainerState
 from transformers.trainer_utils import TrainOutput
 
-from hf_infinite_lr.arguments import complete_arguments, resume_arguments
+from hf_infinite_lr.arguments import resume_arguments
 from hf_infinite_lr.config import plan_run, refuse_unsupported, replay_settings, schedule_name
 from hf_infinite_lr.lr_scheduler import ScheduleLR
 from hf_infinite_lr.report import write_report
-from hf_infinite_lr.resume_policy import ScheduleState
 from hf_infinite_lr.stream.loading import StreamBatches, StreamDataset
 from hf_infinite_lr.stream.task import Stream
 
 from . import checkpoints
 from .acceptance import accept_changed_tasks
-from .annealing import annealing_plan, annealing_schedule, release_name
+from .annealing import AnnealingAfterwards
 from .columns import ColumnEvaluation
 from .disk import saving
 from .flow import Stopwatch, StreamFlow, StreamProgress
@@ -44,7 +41,7 @@ _DESCRIBED = 20
 _STEP_KINDS = ("logging", "eval", "save")
 
 
-class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
+class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
     """Makes a Trainer learn a stream of tasks. Put it before the host: `class C(ContinualMixin, SFTTrainer)`.
 
     The trunk is one Trainer run over the stream. At a task's branch point it is saved to `trunk/`, the remaining steps
@@ -278,52 +275,7 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
             return
         stream = accept_changed_tasks(checkpoints.read_json(checkpoint / checkpoints.STATE), self.stream, self.plan)
         if stream is not None:
-            self.stream = stream
-            args = copy.copy(self.args)
-            args.task_steps = None  # each task has its own number of steps now
-            self.schedule, self.plan = plan_run(args, stream, self.plan.global_batch_size)
-
-    def anneal(self, checkpoint: str | Path, num_anneal_steps: int | float) -> Path:
-        """Makes a release of a trunk checkpoint of this run, whenever it was saved; the trunk stays as it is.
-
-        The branch trains on the batches that the task would have come to next. With the same length it is, bit for
-        bit, the branch that the run itself grows there. It may run while another process goes on with the trunk.
-
-        Args:
-            checkpoint (`str` or `Path`): `trunk/...` or a `checkpoint-N` that lies on the trunk.
-            num_anneal_steps (`int` or `float`): Length of the branch: steps, or a share of the task.
-
-        Returns:
-            `Path`: The release: `releases/<task>` of `output_dir` where it is the run's own branch, else a name that
-            says from which step and over how many it annealed.
-
-        Raises:
-            ValueError: for a broken checkpoint, one of another run, or one that is annealed already.
-        """
-        path = Path(checkpoint)
-        find_checkpoint(self._output_dir, str(path), self.plan)
-        state = checkpoints.read_json(path / checkpoints.STATE)
-        check_data_settings(state, self.record.settings, self.plan)
-        if self.schedule is None or schedule_name(self.args) != "infinite":
-            raise ValueError(f"lr_scheduler_type={schedule_name(self.args)!r} has no trunk: only infinite can anneal.")
-        run = self.plan, self.schedule, self.record
-        self.plan = annealing_plan(self.plan, state["global_step"], num_anneal_steps)
-        arguments = complete_arguments("infinite", self._schedule_arguments())
-        trunk = ScheduleState.from_dict(torch.load(path / "scheduler.pt", weights_only=True))
-        self.schedule = annealing_schedule(self.plan, trunk.schedule, arguments, trunk.base_lrs[0])
-        self._release_name = release_name(run[0], self.plan)
-        self.record, self._resumed_from, self._annealing = self._new_record(), path, True
-        try:
-            super().train(str(path))
-        finally:
-            self.plan, self.schedule, self.record = run
-            self._annealing = False
-        return self._output_dir / "releases" / self._release_name
-
-    def _schedule_arguments(self) -> dict[str, Any]:
-        kwargs = dict(self.args.lr_scheduler_kwargs or {})
-        kwargs.pop("on_resume", None)
-        return kwargs
+            self._follow(stream)
 
     def _already_finished(self, checkpoint: Path, global_step: int) -> TrainOutput:
         done = f"stopped at max_steps={self.args.max_steps}" if global_step < self.plan.num_steps else "is finished"
