@@ -320,6 +320,17 @@ def test_a_finished_run_says_so_and_trains_nothing(tiny, tmp_path, caplog):
     assert (tmp_path / "task_matrix.json").read_bytes() == matrix
 
 
+def test_a_kill_after_the_last_save_leaves_nothing_undone(tiny, tmp_path):
+    """The same command then writes what the end of the run writes, though nothing is left to train."""
+    with pytest.raises(InterruptedError):
+        tiny.trainer(tmp_path, tiny.data("ab"), callbacks=[StopWhen("save", 14)]).train()
+    assert not (tmp_path / "trainer_state.json").exists()
+    again = tiny.run(tmp_path, tiny.data("ab"), resume=True)
+    assert again.watch.rates == {}
+    assert json.loads((tmp_path / "continual_state.json").read_text())["finished"]
+    assert json.loads((tmp_path / "trainer_state.json").read_text())["global_step"] == 14
+
+
 def test_a_run_that_stopped_at_max_steps_trains_nothing_more_with_the_same_max_steps(tiny, tmp_path):
     tiny.run(tmp_path, tiny.data("ab"), max_steps=9, **HELD_OUT)
     before = tiny.weights(tmp_path / "checkpoint-9")

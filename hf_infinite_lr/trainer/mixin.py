@@ -281,6 +281,10 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
         done = f"stopped at max_steps={self.args.max_steps}" if global_step < self.plan.num_steps else "is finished"
         logger.info("%s: the run %s (%d steps) and no task is new.", self._output_dir, done, global_step)
         self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if not (
+            self._output_dir / "trainer_state.json"
+        ).exists():  # a kill after the last save has left the end undone
+            self._write_end()
         last = self._output_dir / "releases" / self.plan.tasks[-1].directory
         restore_weights(
             self.accelerator.unwrap_model(self.model, keep_torch_compile=False), last if last.exists() else checkpoint
@@ -332,6 +336,9 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
 
     def _end_stream(self) -> None:
         self.record.train_seconds += self._step_seconds.stop()
+        self._write_end()
+
+    def _write_end(self) -> None:
         self._write_record()
         if self.args.should_save and not self._annealing:
             with saving("the report", self._output_dir):

@@ -1,0 +1,130 @@
+"""SIGTERM saves at the next step, on every process at the same one, and the run goes on from there bit for bit."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import TrainerCallback
+
+from hf_infinite_lr import Preemption
+
+SETTINGS = {"evaluate_on": "none", "eval_dataset": {}}
+
+
+class Terminate(TrainerCallback):
+    """Sends SIGTERM to its own process in the middle of a step."""
+
+    def __init__(self, step, signals=1):
+        self.step, self.signals = step, signals
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            for _ in range(self.signals):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+
+def preempted(tiny, tmp_path, tasks, step, **settings):
+    """A run that SIGTERM has ended in the update at a step."""
+    before = signal.getsignal(signal.SIGTERM)
+    run = tiny.trainer(tmp_path, tasks, callbacks=[Terminate(step)], **settings)
+    with Preemption(run) as preemption:
+        assert signal.getsignal(signal.SIGTERM) != before
+        run.train(True)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert preemption.acted
+    assert preemption.exit_status == 143
+    assert run.state.global_step == step + 1
+    return run
+
+
+@pytest.mark.parametrize(
+    ("step", "settings"),
+    [
+        (4, {}),
+        (4, {"save_strategy": "no"}),
+        (6, {}),  # on the branch
+        (7, {"save_strategy": "no"}),  # its end
+        (8, {"anneal_budget": "extra", "save_steps": 100}),  # the trunk's repeat
+        (4, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4, "dataloader_num_workers": 2}),
+        (4, {"save_strategy": "epoch", "save_total_limit": 1}),
+    ],
+    ids=str,
+)
+def test_the_run_goes_on_bit_for_bit(tiny, tmp_path, step, settings):
+    settings = {**SETTINGS, **settings}
+    whole = tiny.run(tmp_path / "whole", tiny.data("ab"), **settings)
+    preempted(tiny, tmp_path / "parts", tiny.data("ab"), step, **settings)
+    assert (tmp_path / "parts" / f"checkpoint-{step + 1}").is_dir()
+    rest = tiny.run(tmp_path / "parts", tiny.data("ab"), resume=True, **settings)
+    assert list(rest.watch.rates) == list(range(step + 1, whole.plan.num_steps))
+    assert tiny.same_end(rest, whole)
+
+
+def test_a_run_that_has_ended_was_not_preempted(tiny, tmp_path):
+    run = tiny.trainer(tmp_path, tiny.data("a"), callbacks=[Terminate(7)], **SETTINGS)
+    with Preemption(run) as preemption:
+        run.train()
+    assert preemption.exit_status == 0
+    assert run.state.global_step == run.plan.num_steps
+
+
+def test_the_handler_goes_also_when_training_fails(tiny, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    run = tiny.trainer(tmp_path, tiny.data("a"), stop_at=2, **SETTINGS)
+    with pytest.raises(InterruptedError), Preemption(run):
+        run.train()
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert not [callback for callback in run.callback_handler.callbacks if isinstance(callback, Preemption)]
+
+
+SCRIPT = """
+import json, os, signal, sys
+import conftest as tiny
+from hf_infinite_lr import Preemption
+from hf_infinite_lr.cli.run import leave_process_group
+from test_preemption import Terminate
+
+out, rank, signals = sys.argv[1], int(os.environ.get("RANK", 0)), int(sys.argv[2])
+settings = dict(per_device_train_batch_size=4, save_strategy="no", evaluate_on="none", eval_dataset={})
+# One process alone gets the signal.
+callbacks = [Terminate(3, signals)] if rank == int(sys.argv[3]) else []
+run = tiny.trainer(out, tiny.data("ab"), callbacks=callbacks, noise=False, **settings)
+with Preemption(run) as preemption:
+    run.train(True)
+print("stopped", rank, run.state.global_step, preemption.exit_status, flush=True)
+leave_process_group(wait=True)
+sys.exit(preemption.exit_status)
+"""
+
+
+def command(*words):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.run([sys.executable, "-W", "ignore", *words], env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_at_once(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    assert command(str(script), str(tmp_path / "out"), "2", "0").returncode == -signal.SIGTERM
+    assert not (tmp_path / "out" / "checkpoint-4").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_agree_on_the_step_when_one_is_signalled(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", str(script)]
+    done = command(*launcher, str(tmp_path / "out"), "1", "1")
+    lines = sorted(line for line in done.stdout.splitlines() if line.startswith("stopped"))
+    assert lines == ["stopped 0 5 143", "stopped 1 5 143"], done.stderr[-2000:]
+    assert (tmp_path / "out" / "checkpoint-5" / "rng_state_1.pth").exists()
+    rest = command(*launcher, str(tmp_path / "out"), "0", "1")
+    assert "stopped 1 14 0" in rest.stdout, rest.stderr[-2000:]
