@@ -1,12 +1,17 @@
 """Annealing after the fact gives the branch that the run itself has grown, and leaves the trunk alone."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from hf_infinite_lr.cli import main
+from hf_infinite_lr.stream import Task
 
 
 def files(folder):
@@ -70,3 +75,71 @@ def test_annealing_does_not_stop_where_the_run_did(tiny, tmp_path):
     release = tiny.trainer(tmp_path, max_steps=4).anneal(tmp_path / "checkpoint-4", 2)
     assert release.name == "01-a-from-4-over-2"
     assert weights(release)
+
+
+@pytest.mark.parametrize("replay_fraction", [0.0, 0.25])
+def test_other_data_where_the_own_is_gone(tiny, tmp_path, replay_fraction):
+    """Nothing of the run's own data is needed; the trunk's files stay as they were."""
+    run = tiny.run(tmp_path, replay_fraction=replay_fraction)
+    before = files(tmp_path)
+    other = [Task("fine", tiny.rows(40, 5, 70_000), num_steps=8)]
+    again = tiny.trainer(tmp_path, other, replay_fraction=replay_fraction)
+    release = again.anneal(tmp_path / "trunk" / "02-b", 3, task="fine")
+    assert release == tmp_path / "releases" / "02-b-from-12-over-3-on-fine"
+    assert [row // 1000 for batch in again.data_collator.ids[:3] for row in batch] == [70] * 3 * tiny.BATCH
+    expected = [run.watch.rates[12], *(run.watch.rates[12] * (0.1 / 0.75) ** (n / 3) for n in (1, 2))]
+    assert list(again.watch.rates.values()) == pytest.approx(expected)
+    assert files(tmp_path) == before
+    assert again.stream.tasks[0].name == "fine"
+
+
+def test_a_task_of_the_run_as_data(tiny, tmp_path):
+    tiny.run(tmp_path)
+    again = tiny.trainer(tmp_path)
+    assert again.anneal(tmp_path / "trunk" / "02-b", 2, task="a").name == "02-b-from-12-over-2-on-a"
+    assert {row // 1000 for batch in again.data_collator.ids[:2] for row in batch} == {ord("a")}
+    with pytest.raises(ValueError, match="task='x' must be one of a, b, c"):
+        again.anneal(tmp_path / "trunk" / "02-b", 2, task="x")
+
+
+BESIDE = """
+import sys
+import conftest as tiny
+print(tiny.trainer(sys.argv[1]).anneal(sys.argv[1] + "/trunk/01-a", 4))
+"""
+
+
+class AnnealBeside(TrainerCallback):
+    """Anneals in another process while the run stands at a step."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 10:
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+            words = [sys.executable, "-W", "ignore", "-c", BESIDE, args.output_dir]
+            subprocess.run(words, env=environment, check=True, capture_output=True)
+
+
+@pytest.mark.slow
+def test_annealing_beside_the_run(tiny, tmp_path):
+    """While the trunk goes on: a release of what is there, and the run ends as one that was left alone."""
+    whole = tiny.run(tmp_path / "whole")
+    run = tiny.run(tmp_path / "run", callbacks=[AnnealBeside()])
+    assert weights(tmp_path / "run" / "releases" / "01-a-from-6-over-4")
+    assert tiny.same_end(run, whole)
+
+
+def test_command_line_takes_other_data(tmp_path, capsys):
+    run = tmp_path / "run"
+    checkpoint = [str(run / "trunk" / "01-a"), "--num_anneal_steps=5"]
+    run.mkdir()
+    (run / "recipe.yaml").write_text("tasks: [{name: a}, {name: b}]")
+    for words, message in (
+        (["--dataset", "x.txt"], "--dataset x.txt must be an entry as under tasks of a recipe"),
+        (["--task", "c"], "--task c must be a task of"),
+        (["--task", "a", "--dataset", "{data_files: x}"], "cannot go together"),
+        (["--task"], "--task needs a value"),
+        (["--task", "a"], "No such file or directory"),
+        (["--config", str(run / "none.yaml")], "none.yaml cannot be read"),
+    ):
+        assert main(["anneal", *checkpoint, *words]) == 1
+        assert message in capsys.readouterr().err

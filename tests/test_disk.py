@@ -110,7 +110,7 @@ model_type: llama
 config_overrides: {hidden_size: 64, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 2}
 block_size: 16
 tasks:
-  - {name: a, data_files: a.txt, num_steps: 6}
+  - {name: a, data_files: a.jsonl, num_steps: 6}
 eval_strategy: "no"
 lr_scheduler_kwargs: {num_cooldown_steps: 1, num_anneal_steps: 1}
 warmup_steps: 1
@@ -132,7 +132,8 @@ sys.exit(main(["train", "--config", "recipe.yaml", "--resume_from_checkpoint", "
 @pytest.mark.slow
 def test_the_command_says_one_sentence(tmp_path):
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    (tmp_path / "a.txt").write_text("\n".join(f"the line with number {number}" for number in range(400)))
+    lines = (json.dumps({"text": f"the line with number {number}"}) for number in range(400))
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
 
     def train(disk):
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}

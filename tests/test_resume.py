@@ -12,7 +12,9 @@ import torch
 from transformers import TrainerCallback
 
 from hf_infinite_lr.stream import Task
+from hf_infinite_lr.stream.reader import StreamReader
 from hf_infinite_lr.trainer import checkpoints
+from hf_infinite_lr.trainer.resume import check_engine
 
 HELD_OUT = {"evaluate_on": "none", "eval_dataset": {}}
 HARD = {
@@ -138,6 +140,51 @@ def test_a_kill_in_the_middle_of_a_save(tiny, tmp_path, undisturbed, monkeypatch
     monkeypatch.undo()
     assert not (tmp_path / "checkpoint-8").exists()
     assert tiny.same_end(tiny.run(tmp_path, resume=True, **settings), whole)
+
+
+class Counted:
+    """A stream with a state, which counts the rows that are read of it."""
+
+    def __init__(self, count):
+        self.count, self.place, self.read = count, 0, 0
+
+    def __iter__(self):
+        while self.place < self.count:
+            self.place += 1
+            self.read += 1
+            yield {"input_ids": [self.place % 30] * 8, "id": self.place}
+        self.place = 0
+
+    def state_dict(self):
+        return {"place": self.place}
+
+    def load_state_dict(self, state):
+        self.place = state["place"]
+
+
+@pytest.mark.parametrize("stop_at", [20, 33, 39])
+def test_a_resumed_stream_reads_a_block_and_a_batch_again_at_most(tiny, tmp_path, monkeypatch, stop_at):
+    monkeypatch.setattr("hf_infinite_lr.stream.reader.BLOCK_SIZE", 50)
+    monkeypatch.setattr(StreamReader.__init__, "__defaults__", (50,))
+    settings = {"save_steps": stop_at - 1, "max_steps": stop_at + 1, **HELD_OUT}
+    tiny.run(tmp_path, [Task("s", Counted(10_000), num_steps=60)], stop_at=stop_at, **settings)
+    stream = Counted(10_000)
+    resumed = tiny.run(tmp_path, [Task("s", stream, num_steps=60)], resume=True, **settings)
+    trained = len(resumed.watch.rates) * tiny.BATCH
+    ahead = 50  # the block that the last batch lies in is read whole
+    assert trained == 2 * tiny.BATCH
+    assert stream.read <= trained + 50 + tiny.BATCH + ahead
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments():
+    """The benchmark, made small: what it prints tells the seed and where each kill fell."""
+    script = Path(__file__).parent.parent / "recipes" / "benchmarks" / "kill_and_resume.py"
+    words = [sys.executable, "-W", "ignore", str(script), "--kills", "5", "--data", "map"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    assert "map: 5 of 5 kills fell; 24 of 24 things equal bit for bit" in done.stdout
 
 
 @pytest.mark.parametrize("lr_scheduler_type", ["cosine_rewarm", "cosine"])
@@ -436,6 +483,57 @@ def test_a_curve_over_the_whole_run_cannot_grow(tiny, tmp_path):
     tiny.run(tmp_path, tiny.data("a"), **settings)
     with pytest.raises(ValueError, match=r"lr_scheduler_type='cosine' is one curve over the whole run.*8 -> 14"):
         tiny.trainer(tmp_path, tiny.data("ab"), **settings).train(True)
+
+
+# ---- another engine ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "message"),
+    [
+        (
+            ("deepspeed-zero2", 4),
+            ("deepspeed-zero2", 2),
+            r"deepspeed-zero2 on world_size=4 .* deepspeed-zero2 on .*=2",
+        ),
+        (
+            ("deepspeed-zero3", 2),
+            ("deepspeed-zero2", 2),
+            r"deepspeed-zero3 on world_size=2 .* deepspeed-zero2 on .*=2",
+        ),
+        (
+            ("fsdp", 2),
+            ("replicated", 2),
+            r"by fsdp on world_size=2 and cannot be loaded by replicated on world_size=2",
+        ),
+        (
+            ("replicated", 1),
+            ("fsdp", 1),
+            r"by replicated on world_size=1 and cannot be loaded by fsdp on world_size=1",
+        ),
+        (("replicated", 1), ("replicated", 8), None),
+        (("fsdp", 8), ("fsdp", 8), None),
+    ],
+)
+def test_shards_of_another_engine_or_world_are_refused(then, now, message):
+    was, now = ({"engine": engine, "world_size": size} for engine, size in (then, now))
+    state = {"global_step": 12, "settings": was}
+    if message is None:
+        assert check_engine(state, now) is None
+    else:
+        with pytest.raises(ValueError, match=message):
+            check_engine(state, now)
+
+
+def test_a_run_records_its_engine_and_refuses_another(tiny, tmp_path, monkeypatch):
+    tiny.run(tmp_path, tiny.data("ab"), stop_at=5, **HELD_OUT)
+    assert json.loads((tmp_path / "continual_state.json").read_text())["settings"]["engine"] == "replicated"
+    other = tiny.trainer(tmp_path, tiny.data("ab"), **HELD_OUT)
+    monkeypatch.setattr("hf_infinite_lr.trainer.mixin.engine_name", lambda accelerator: "deepspeed-zero2")
+    with pytest.raises(
+        ValueError, match=r"step 4 was written by replicated .* loaded by deepspeed-zero2 on world_size=1"
+    ):
+        other.train(True)
 
 
 # ---- the resume policy ---------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from hf_infinite_lr.cli.run import leave_process_group
 from hf_infinite_lr.cli.train import RECIPE, refuse
 from hf_infinite_lr.recipe import load_recipe, parse_value
 from hf_infinite_lr.recipe.document import read_document
+from hf_infinite_lr.recipe.recipe import OBJECTIVES
+from hf_infinite_lr.trainer.checkpoints import STATE, read_json
 from hf_infinite_lr.trainer.disk import SaveError
 
 _OWN = ("num_anneal_steps", "task", "dataset", "config")
@@ -47,7 +49,7 @@ def anneal(argv: Sequence[str]) -> int:
         num_anneal_steps = parse_value(own["num_anneal_steps"])
         run = checkpoint.parent.parent if checkpoint.parent.name == "trunk" else checkpoint.parent
         path = own.get("config", run / RECIPE)
-        entry = _entry(own, path, num_anneal_steps)
+        entry = _entry(own, path, checkpoint)
         data = [] if entry is None else ["--tasks", json.dumps([entry]), "--task_steps", "null"]
         here = ["--output_dir", json.dumps(str(run)), "--resume_from_checkpoint", "true"]
         trainer = load_recipe(path, [*overrides, *data, *here]).trainer()
@@ -56,7 +58,7 @@ def anneal(argv: Sequence[str]) -> int:
     try:
         release = trainer.anneal(checkpoint, num_anneal_steps, task=None if entry is None else entry["name"])
     except ValueError as error:
-        if trainer.is_in_train:
+        if trainer.has_begun:
             raise
         return refuse("anneal", error)
     except SaveError as error:
@@ -83,24 +85,32 @@ def _own_options(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     return own, others
 
 
-def _entry(own: Mapping[str, str], path: str | Path, num_anneal_steps: int | float) -> dict[str, Any] | None:
+def _entry(own: Mapping[str, str], path: str | Path, checkpoint: Path) -> dict[str, Any] | None:
     """The entry of `tasks` that says on which data to anneal; None for the batches that come next."""
     if "dataset" in own and "task" in own:
         raise ValueError(f"--task {own['task']} and --dataset {own['dataset']} cannot go together: give one of them.")
-    if "dataset" in own:
-        given = parse_value(own["dataset"])
-        if not isinstance(given, dict):
-            raise ValueError(
-                f"--dataset {own['dataset']} must be an entry as under tasks of a recipe, such as "
-                "'{data_files: new/*.jsonl}'."
-            )
-        length = {"num_steps": num_anneal_steps} if isinstance(num_anneal_steps, int) else {}
-        return {"name": "dataset", **length, **given}
-    if "task" not in own:
+    if "dataset" not in own and "task" not in own:
         return None
+    entry = _named_entry(own["task"], path) if "task" in own else _given_entry(own["dataset"])
+    lengths = {key for objective in OBJECTIVES.values() for key in objective.lengths}
+    # The recipe's shares are of its first task, so that they fit what is as long; the branch has its own length.
+    first = read_json(checkpoint / STATE)["tasks"][0]
+    return {**{key: value for key, value in entry.items() if key not in lengths}, "num_steps": first["num_steps"]}
+
+
+def _given_entry(text: str) -> dict[str, Any]:
+    given = parse_value(text)
+    if not isinstance(given, dict):
+        raise ValueError(
+            f"--dataset {text} must be an entry as under tasks of a recipe, such as '{{data_files: new/*.jsonl}}'."
+        )
+    return {"name": "dataset", **given}
+
+
+def _named_entry(name: str, path: str | Path) -> dict[str, Any]:
     entries = read_document(path).get("tasks") or []
     for entry in entries:
-        if entry.get("name") == own["task"]:
+        if entry.get("name") == name:
             return dict(entry)
     names = ", ".join(str(entry.get("name")) for entry in entries)
-    raise ValueError(f"--task {own['task']} must be a task of {path}: {names}.")
+    raise ValueError(f"--task {name} must be a task of {path}: {names}.")

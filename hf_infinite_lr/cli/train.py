@@ -49,7 +49,7 @@ def train(argv: Sequence[str]) -> int:
         with Preemption(trainer) as preemption:
             trainer.train(recipe.arguments.resume_from_checkpoint)
     except ValueError as error:
-        if trainer.is_in_train:
+        if trainer.has_begun:
             raise
         return refuse("train", error)
     except (FloatingPointError, SaveError) as error:

@@ -6,8 +6,8 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from itertools import repeat
+from pathlib import Path
 from typing import Any
 
 import numpy as np

@@ -47,7 +47,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file; a broken one is a `ValueError` that names it."""
+    """Reads a JSON file; a broken one is a `ValueError` that names it, one that cannot be read an `OSError`."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -97,6 +97,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
         self.units: dict[str, str] = {}
         self.record = self._new_record()
         self._resumed_from: Path | None = None
+        self.has_begun = False
         self._scores: dict[str, dict[str, float]] = {}
         self._step_seconds, self._evaluation_seconds = Stopwatch(), Stopwatch()
         self._follow_stream()
@@ -309,6 +310,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
         return done
 
     def _begin_stream(self) -> None:
+        self.has_begun = True
         if self._resumed_from is None and self.args.should_log:
             for task in self.plan.tasks[:_DESCRIBED]:
                 logger.info(self.plan.describe(task))

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from transformers.trainer import TRAINER_STATE_NAME
+
 from hf_infinite_lr.schedules import Phase, Schedule
 from hf_infinite_lr.stream.plan import StreamPlan, TaskPlan
 
@@ -17,6 +19,7 @@ from .host import REPLICATED
 logger = logging.getLogger(__name__)
 
 _REPLAY = ("replay_fraction", "replay_budget", "replay_buffer_size", "replay_class_column")
+_NEEDED = ("global_step", "num_steps", "settings", "tasks", "matrices", "compute", "references")
 _PAST_OF_A_TASK = ("start_step", "branch_step", "end_step", "next_start_step")
 
 
@@ -83,6 +86,26 @@ def _newest(output_dir: Path, plan: StreamPlan, accept_data: bool) -> Path | Non
     return None
 
 
+def read_state(path: Path) -> dict[str, Any]:
+    """`continual_state.json` of a checkpoint.
+
+    Raises:
+        ValueError: if it lacks what resuming needs, or Trainer's own state belongs to another step.
+    """
+    state = checkpoints.read_json(path / checkpoints.STATE)
+    lacking = [key for key in _NEEDED if not isinstance(state, dict) or key not in state]
+    if lacking:
+        raise ValueError(f"{path / checkpoints.STATE} lacks {', '.join(lacking)}.")
+    own = checkpoints.read_json(path / TRAINER_STATE_NAME)
+    step = own.get("global_step") if isinstance(own, dict) else None
+    if step != state["global_step"]:
+        raise ValueError(
+            f"{path}: its {TRAINER_STATE_NAME} is of step {step}, its {checkpoints.STATE} of step "
+            f"{state['global_step']}."
+        )
+    return state
+
+
 class _Difference(NamedTuple):
     """How a checkpoint's past differs from a plan.
 
@@ -99,7 +122,7 @@ class _Difference(NamedTuple):
 
 def _difference(path: Path, plan: StreamPlan, accept_data: bool) -> _Difference | None:
     """How a checkpoint's past differs from the plan's; None when it is the same run up to there."""
-    state = checkpoints.read_json(path / checkpoints.STATE)
+    state = read_state(path)
     step, size = state["global_step"], state["settings"]["global_batch_size"]
     if size != plan.global_batch_size:
         return _Difference(f"it was trained with a global batch of {size} samples, not {plan.global_batch_size}")
