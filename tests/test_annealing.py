@@ -83,7 +83,8 @@ def test_other_data_where_the_own_is_gone(tiny, tmp_path, replay_fraction):
     run = tiny.run(tmp_path, replay_fraction=replay_fraction)
     before = files(tmp_path)
     other = [Task("fine", tiny.rows(40, 5, 70_000), num_steps=8)]
-    again = tiny.trainer(tmp_path, other, replay_fraction=replay_fraction)
+    held_out = {"fine": tiny.rows(8, 7, 9_000_000)}
+    again = tiny.trainer(tmp_path, other, eval_dataset=held_out, replay_fraction=replay_fraction)
     release = again.anneal(tmp_path / "trunk" / "02-b", 3, task="fine")
     assert release == tmp_path / "releases" / "02-b-from-12-over-3-on-fine"
     assert [row // 1000 for batch in again.data_collator.ids[:3] for row in batch] == [70] * 3 * tiny.BATCH

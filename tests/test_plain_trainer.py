@@ -99,6 +99,30 @@ def test_continue_keeps_the_rates(finished):
     )
 
 
+def test_another_share_moves_a_phase_that_has_not_begun(finished):
+    kwargs = {"num_anneal_steps": 0.1}
+    _, resumed = train(finished[0], resume="checkpoint-10", save_strategy="no", lr_scheduler_kwargs=kwargs)
+    assert list(resumed.values()) == pytest.approx([0.75 * LR] * 9 + [0.75 * LR * (0.1 / 0.75) ** 0.5])
+
+
+def test_another_schedule_is_refused_by_both_names(finished):
+    message = r"lr_scheduler_type='cosine_rewarm': the checkpoint was trained with 'infinite'.*on_resume=override"
+    with pytest.raises(ValueError, match=message):
+        train(finished[0], resume="checkpoint-10", save_strategy="no", lr_scheduler_type="cosine_rewarm")
+
+
+def test_another_schedule_rules_with_override(finished):
+    kwargs = {"on_resume": "override", "num_tasks": 1}
+    trainer, resumed = train(
+        finished[0],
+        resume="checkpoint-10",
+        save_strategy="no",
+        lr_scheduler_type="cosine_rewarm",
+        lr_scheduler_kwargs=kwargs,
+    )
+    assert list(resumed.values()) == [LR * trainer.lr_scheduler.schedule(step) for step in range(10, 20)]
+
+
 def test_continue_refuses_what_is_annealed(finished):
     with pytest.raises(
         ValueError, match=r"^checkpoint-20 is annealed \(rate 1.0e-3\); continue from checkpoint-16, or"

@@ -4,8 +4,9 @@
 
 The dataset makes its rows when they are read and the model is tiny, so that what is measured is the order of the
 samples and the way to the place in it. Each start is a process of its own, a fork of one that has imported everything;
-the clocks (of the wall, and of the processor for a machine that is not idle) run from the call of `train` to the end of
-the first update. Printed are all seconds, the median difference within a round, and the memory that the order takes (the bytes of its arrays, and what the process grew by).
+the clocks (the wall's, and the processor's for a machine that is not idle) run from the call of `train` to the end of
+the first update. Printed are all seconds, the median difference within a round, and the memory that the order takes
+(the bytes of its array, and what the process grew by).
 """
 
 import argparse
@@ -148,10 +149,10 @@ def main():
         f"resumed at 90 % of {arguments.samples:,} samples: median {wall:+.2f} s to the first step, "
         f"{processor:+.2f} s of processor"
     )
+    order, grown = resumed["order_bytes"], [found["grown_bytes"] / 1e6 for found in (fresh, resumed)]
     print(
-        f"the order takes {resumed['order_bytes'] / 1e6:.1f} MB ({resumed['order_bytes'] / arguments.samples:.0f} bytes a "
-        f"sample); the process grew by {resumed['grown_bytes'] / 1e6:.1f} MB, the fresh one by "
-        f"{fresh['grown_bytes'] / 1e6:.1f} MB"
+        f"the order takes {order / 1e6:.1f} MB ({order / arguments.samples:.0f} bytes a sample); the fresh process grew by "
+        f"{grown[0]:.1f} MB, the resumed one by {grown[1]:.1f} MB"
     )
 
 
