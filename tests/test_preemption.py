@@ -1,5 +1,6 @@
 """SIGTERM saves at the next step, on every process at the same one, and the run goes on from there bit for bit."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,8 @@ import pytest
 from transformers import TrainerCallback
 
 from hf_infinite_lr import Preemption
+from hf_infinite_lr.cli import main
+from hf_infinite_lr.recipe import Recipe
 
 SETTINGS = {"evaluate_on": "none", "eval_dataset": {}}
 
@@ -78,6 +81,44 @@ def test_the_handler_goes_also_when_training_fails(tiny, tmp_path):
         run.train()
     assert signal.getsignal(signal.SIGTERM) == before
     assert not [callback for callback in run.callback_handler.callbacks if isinstance(callback, Preemption)]
+
+
+RECIPE = """
+objective: causal_lm
+model_type: llama
+config_overrides: {hidden_size: 16, intermediate_size: 16, num_hidden_layers: 1, num_attention_heads: 2}
+block_size: 16
+tasks:
+  - {name: a, data_files: a.jsonl, num_steps: 6}
+evaluate_on: none
+report_to: none
+lr_scheduler_kwargs: {num_cooldown_steps: 1, num_anneal_steps: 1}
+warmup_steps: 1
+save_strategy: "no"
+per_device_train_batch_size: 2
+use_cpu: true
+output_dir: out
+resume_from_checkpoint: true
+"""
+
+
+def test_the_command_exits_with_143_and_goes_on(tmp_path, monkeypatch):
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": f"line number {n}"}) for n in range(400)))
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patched:
+        made = Recipe.trainer
+
+        def terminated(recipe):
+            trainer = made(recipe)
+            trainer.add_callback(Terminate(2))
+            return trainer
+
+        patched.setattr(Recipe, "trainer", terminated)
+        assert main(["train", "--config", "recipe.yaml"]) == 143
+    assert (tmp_path / "out" / "checkpoint-3").is_dir()
+    assert main(["train", "--config", "recipe.yaml"]) == 0
+    assert json.loads((tmp_path / "out" / "continual_state.json").read_text())["finished"]
 
 
 SCRIPT = """

@@ -151,8 +151,8 @@ def main():
     )
     order, grown = resumed["order_bytes"], [found["grown_bytes"] / 1e6 for found in (fresh, resumed)]
     print(
-        f"the order takes {order / 1e6:.1f} MB ({order / arguments.samples:.0f} bytes a sample); the fresh process grew "
-        f"by {grown[0]:.1f} MB, the resumed one by {grown[1]:.1f} MB"
+        f"the order takes {order / 1e6:.1f} MB ({order / arguments.samples:.0f} bytes a sample); the fresh process "
+        f"grew by {grown[0]:.1f} MB, the resumed one by {grown[1]:.1f} MB"
     )
 
 
