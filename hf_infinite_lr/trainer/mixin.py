@@ -27,7 +27,6 @@ from .columns import ColumnEvaluation
 from .flow import Stopwatch, StreamFlow, StreamProgress
 from .host import bounded_length, check_arguments, check_host, continual_arguments, one_pass
 from .record import RunRecord, schedule_state
-from .restore import restore_weights
 from .resume import check_data_settings, check_trunk, find_checkpoint
 from .trunk import TrunkAndBranches
 
@@ -86,7 +85,9 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
                 eval_dataset=stream.eval_datasets or None,
                 **kwargs,
             )
-        self._check_constructed()
+        if self.lr_scheduler is not None:
+            raise ValueError("optimizers: a scheduler object cannot be used; name the schedule by lr_scheduler_type.")
+        self._check_engine()
         prepared = [self.train_dataset, *(self.prepare_task_dataset(t.dataset, t.name) for t in stream.tasks[1:])]
         self.stream = stream.with_datasets(prepared)
         self.columns = tuple(stream.eval_datasets)
@@ -112,22 +113,6 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
         return dataset
 
     # ---- Construction ------------------------------------------------------------------------------------------
-
-    def _check_constructed(self) -> None:
-        if self.lr_scheduler is not None:
-            raise ValueError("optimizers: a scheduler object cannot be used; name the schedule by lr_scheduler_type.")
-        if self.is_deepspeed_enabled:
-            config = self.accelerator.state.deepspeed_plugin.deepspeed_config
-            if "scheduler" in config:
-                raise ValueError(
-                    "deepspeed: the key 'scheduler' of the DeepSpeed configuration would replace "
-                    f"lr_scheduler_type={schedule_name(self.args)!r}; remove it."
-                )
-            if self.args.reset_optimizer or self.args.rewind == "weights":
-                raise ValueError(
-                    "deepspeed: reset_optimizer=True and rewind='weights' cannot be used, because the engine keeps "
-                    "the master weights in its optimizer."
-                )
 
     @property
     def _data_seed(self) -> int:
@@ -205,6 +190,7 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Our schedules follow the stream's tasks; any other name is one curve over the whole stream."""
+        self._take_back_scheduler()
         if self.schedule is None:
             return super().create_scheduler(self.plan.num_steps, optimizer)
         if self.lr_scheduler is None:
@@ -305,9 +291,7 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
         logger.info("%s: the run %s (%d steps) and no task is new.", self._output_dir, done, global_step)
         self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         last = self._output_dir / "releases" / self.plan.tasks[-1].directory
-        restore_weights(
-            self.accelerator.unwrap_model(self.model, keep_torch_compile=False), last if last.exists() else checkpoint
-        )
+        self._load_released(last if last.exists() else checkpoint)
         return TrainOutput(global_step, 0.0, {})
 
     def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:

@@ -1,0 +1,89 @@
+"""What one of two processes does in `test_engines.py`: the tiny run, killed and resumed, on one engine after another."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import conftest as tiny
+from accelerate.state import DistributedType, PartialState
+
+from hf_infinite_lr import ContinualTrainer
+from hf_infinite_lr.cli.run import leave_process_group
+from hf_infinite_lr.trainer import mixin
+
+mixin.write_report = lambda path: None  # pictures take longer than these runs
+
+COMMON = {"noise": False, "dropout": 0.0, "save_steps": 5, "anneal_budget": "extra", "replay_fraction": 0.25}
+AUTO = ("train_micro_batch_size_per_gpu", "train_batch_size", "gradient_accumulation_steps", "gradient_clipping")
+TORCH_ADAMW = {"torch_adam": True, "lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"}
+FSDP2 = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_TRANSFORMER_CLS_TO_WRAP": "LlamaDecoderLayer",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+}
+
+
+class OnCpu(ContinualTrainer):
+    """Lets Accelerate's FSDP run on gloo, which it otherwise does for accelerators alone."""
+
+    def create_accelerator_and_postprocess(self):
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+        super().create_accelerator_and_postprocess()
+
+
+def deepspeed(stage, **more):
+    zero = {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True}
+    return {"deepspeed": {**dict.fromkeys(AUTO, "auto"), "zero_optimization": zero, **more}}
+
+
+ENGINES = {
+    "ddp": ({}, {}),
+    "zero1": ({}, deepspeed(1)),
+    "zero2": ({}, deepspeed(2)),
+    "zero3": ({}, deepspeed(3)),
+    "zero2-optimizer": ({}, deepspeed(2, optimizer={"type": "AdamW", "params": TORCH_ADAMW})),
+    "fsdp2": ({**FSDP2, "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}, {"cls": OnCpu}),
+    "fsdp2-full": ({**FSDP2, "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}, {"cls": OnCpu}),
+}
+"""Engine -> environment and settings of its runs."""
+
+
+def seen_by(run):
+    return {
+        "ids": run.data_collator.ids,
+        "rates": run.watch.rates,
+        "logged_rates": [entry["learning_rate"] for entry in run.state.log_history if "learning_rate" in entry],
+        "losses": [entry["loss"] for entry in run.state.log_history if "loss" in entry],
+        "engine": run.accelerator.distributed_type.value,
+        "world_size": run.args.world_size,
+    }
+
+
+def train_on(engine, out):
+    """Trains undisturbed, killed and resumed, and with one branch less."""
+    environment, settings = ENGINES[engine]
+    settings = {**COMMON, **settings, "per_device_train_batch_size": tiny.BATCH // 2}
+    os.environ.update(environment)
+    whole = tiny.run(out / "whole", tiny.data("ab"), **settings)
+    tiny.run(out / "parts", tiny.data("ab"), stop_at=12, **settings)
+    rest = tiny.run(out / "parts", tiny.data("ab"), resume=True, **settings)
+    straight = tiny.run(out / "straight", tiny.data("ab"), release="last", evaluate_on="none", **settings)
+    seen = {name: seen_by(run) for name, run in (("whole", whole), ("parts", rest), ("straight", straight))}
+    (out / f"seen.{whole.args.process_index}.json").write_text(json.dumps(seen))
+    whole.accelerator.free_memory()
+    for name in (*environment, "ACCELERATE_USE_DEEPSPEED"):
+        os.environ.pop(name, None)
+
+
+def main():
+    out = Path(sys.argv[1])
+    for engine in sys.argv[2:]:
+        train_on(engine, out / engine)
+    leave_process_group(wait=True)
+
+
+if __name__ == "__main__":
+    main()
