@@ -24,6 +24,8 @@ FSDP2 = {
     "FSDP_TRANSFORMER_CLS_TO_WRAP": "LlamaDecoderLayer",
     "FSDP_RESHARD_AFTER_FORWARD": "true",
 }
+TWO_NODES = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+STARTED = {name: os.environ[name] for name in TWO_NODES}
 
 
 class OnCpu(ContinualTrainer):
@@ -74,14 +76,50 @@ def train_on(engine, out):
     seen = {name: seen_by(run) for name, run in (("whole", whole), ("parts", rest), ("straight", straight))}
     (out / f"seen.{whole.args.process_index}.json").write_text(json.dumps(seen))
     whole.accelerator.free_memory()
+    forget(environment)
+
+
+SCHEDULER = {"type": "WarmupLR", "params": {"warmup_num_steps": 2}}
+UNGATHERED = {"stage": 3, "stage3_gather_16bit_weights_on_model_save": False}
+REFUSED = {
+    "scheduler": ({}, deepspeed(2, scheduler=SCHEDULER)),
+    "reset_optimizer": ({}, {**deepspeed(2), "reset_optimizer": True}),
+    "rewind": ({}, {**deepspeed(2), "rewind": "weights", "anneal_budget": "within"}),
+    "gather": ({}, deepspeed(3, zero_optimization=UNGATHERED)),
+    "fsdp": (FSDP2, {}),
+    "deepspeed": ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_USE_CPU": "true"}, {}),
+    "alone": ({}, {"use_cpu": False}),
+    "not_shared": (TWO_NODES, {}),
+    "each_node": ({}, {"save_on_each_node": True}),
+}
+"""Case -> environment and settings of a run that is refused before its first step."""
+
+
+def refuse(case, out, rank):
+    environment, settings = REFUSED[case]
+    os.environ.update(environment)
+    directory = out / f"{case}-{rank}" if case == "not_shared" else out / case
+    try:
+        tiny.trainer(directory, tiny.data("ab"), **{**COMMON, **settings})
+    except ValueError as error:
+        return str(error)
+    finally:
+        forget(environment)
+    return "was not refused"
+
+
+def forget(environment):
     for name in (*environment, "ACCELERATE_USE_DEEPSPEED"):
         os.environ.pop(name, None)
+    os.environ.update(STARTED)
 
 
 def main():
-    out = Path(sys.argv[1])
+    out, rank = Path(sys.argv[1]), os.environ["RANK"]
     for engine in sys.argv[2:]:
         train_on(engine, out / engine)
+    refusals = {case: refuse(case, out, rank) for case in REFUSED}
+    (out / f"refusals.{rank}.json").write_text(json.dumps(refusals))
     leave_process_group(wait=True)
 
 

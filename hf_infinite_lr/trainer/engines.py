@@ -127,11 +127,6 @@ class Engines(Host):
         self._check_in_force()
         if self.is_deepspeed_enabled:
             self._check_deepspeed(self.accelerator.state.deepspeed_plugin.deepspeed_config)
-        if self.args.save_on_each_node and self._sharded:
-            raise ValueError(
-                "save_on_each_node=True cannot be used with DeepSpeed or FSDP, whose checkpoints hold shards of every "
-                "node: use an output_dir that all nodes share."
-            )
         self._check_shared_directory()
 
     def _check_in_force(self) -> None:
@@ -182,20 +177,13 @@ class Engines(Host):
             directory.mkdir(parents=True, exist_ok=True)
             (directory / probe[0]).touch()
         self.accelerator.wait_for_everyone()
-        sees = (directory / probe[0]).exists()
-        local_main = self.accelerator.is_local_main_process
-        found = gather_object([(sees, local_main)])
+        seen = gather_object([(directory / probe[0]).exists()])
         if self.accelerator.is_main_process:
             (directory / probe[0]).unlink()
-        if self.args.save_on_each_node and sum(sees for sees, local_main in found if local_main) > 1:
+        if not all(seen):
             raise ValueError(
-                f"save_on_each_node=True, but the nodes share output_dir={str(directory)!r} and would write over each "
-                "other: leave it out."
-            )
-        if not self.args.save_on_each_node and not all(sees for sees, _ in found):
-            raise ValueError(
-                f"output_dir={str(directory)!r} is not shared by all nodes: name a directory that is, or pass "
-                "save_on_each_node=True."
+                f"output_dir={str(directory)!r} is not shared by all nodes: process {seen.index(False)} does not see "
+                "what process 0 writes there; name a directory that all of them see."
             )
 
 
