@@ -156,8 +156,8 @@ class ContinualTrainingArguments(ContinualArguments, TrainingArguments):
 def _hides_every_gpu() -> bool:
     """Whether the launch asks for the CPU, as `gpu_ids: "-1,-1"` of an Accelerate configuration does.
 
-    An Accelerate configuration passes its `use_cpu` on to a single process only; several, without a GPU in sight, would
-    each train alone.
+    Accelerate passes its `use_cpu` on to a single process only; several, without a GPU in sight, would each train
+    alone.
     """
     ids = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     return all(number.strip() == "-1" for number in ids)

@@ -1,4 +1,4 @@
-"""Every launch file is read as Accelerate reads it and starts a recipe at a size that fits; and a dead process ends a job."""
+"""Every launch file is read as Accelerate reads it and starts a recipe; a dead process ends the job."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What one of two processes does in `test_engines.py`: the tiny run, killed and resumed, on one engine after another."""
+"""What each of two processes does in `test_engines.py`: the tiny run on one engine after another."""
 
 import json
 import os

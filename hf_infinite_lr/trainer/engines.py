@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ class Engines(Host):
         """
         self._check_in_force()
         if self.is_deepspeed_enabled:
-            self._check_deepspeed(self.accelerator.state.deepspeed_plugin.deepspeed_config)
+            check_deepspeed(self.accelerator.state.deepspeed_plugin.deepspeed_config, self.args)
         self._check_shared_directory()
 
     def _check_in_force(self) -> None:
@@ -148,24 +149,6 @@ class Engines(Host):
                     f"{self.args.device.type}): Accelerate has no {engine.value} for this machine or with use_cpu."
                 )
 
-    def _check_deepspeed(self, config: dict[str, Any]) -> None:
-        if "scheduler" in config:
-            raise ValueError(
-                "deepspeed: the key 'scheduler' of the DeepSpeed configuration would replace "
-                f"lr_scheduler_type={schedule_name(self.args)!r}; remove it."
-            )
-        if self.args.reset_optimizer or self.args.rewind == "weights":
-            raise ValueError(
-                "deepspeed: reset_optimizer=True and rewind='weights' cannot be used, because the engine keeps the "
-                "master weights in its optimizer."
-            )
-        zero = config.get("zero_optimization", {})
-        if zero.get("stage") == 3 and zero.get("stage3_gather_16bit_weights_on_model_save") is not True:
-            raise ValueError(
-                "deepspeed: zero_optimization.stage3_gather_16bit_weights_on_model_save must be true (zero3_save_16bit"
-                "_model in an Accelerate configuration): without it ZeRO-3 saves no model that could be released."
-            )
-
     def _check_shared_directory(self) -> None:
         """Whether every process sees what the main one writes, as checkpoints and rewinds need it."""
         if self.args.world_size == 1:
@@ -185,6 +168,34 @@ class Engines(Host):
                 f"output_dir={str(directory)!r} is not shared by all nodes: process {seen.index(False)} does not see "
                 "what process 0 writes there; name a directory that all of them see."
             )
+
+
+def check_deepspeed(config: Mapping[str, Any], args: Any) -> None:
+    """Refuses a DeepSpeed configuration that would replace the schedule, or leave nothing to rewind to or to release.
+
+    Args:
+        config (`Mapping`): Under DeepSpeed's own keys.
+        args: `TrainingArguments` of a continual run.
+
+    Raises:
+        ValueError: naming the key and the rule.
+    """
+    if "scheduler" in config:
+        raise ValueError(
+            "deepspeed: the key 'scheduler' of the DeepSpeed configuration would replace "
+            f"lr_scheduler_type={schedule_name(args)!r}; remove it."
+        )
+    if args.reset_optimizer or args.rewind == "weights":
+        raise ValueError(
+            "deepspeed: reset_optimizer=True and rewind='weights' cannot be used, because the engine keeps the master "
+            "weights in its optimizer."
+        )
+    zero = config.get("zero_optimization", {})
+    if zero.get("stage") == 3 and zero.get("stage3_gather_16bit_weights_on_model_save") is not True:
+        raise ValueError(
+            "deepspeed: zero_optimization.stage3_gather_16bit_weights_on_model_save must be true (in an Accelerate "
+            "configuration: zero3_save_16bit_model), or ZeRO-3 saves no model that could be released."
+        )
 
 
 def _asked(variable: str) -> bool:
