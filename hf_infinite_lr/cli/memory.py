@@ -94,7 +94,7 @@ def _optimizer_state(parameters: list[torch.nn.Parameter], args: Any) -> dict[to
     for p in parameters:
         p.grad = torch.empty_like(p)
     optimizer.step()
-    found = {}
+    found: dict[torch.Tensor, tuple[int, int]] = {}
     for p in parameters:
         tensors = [value for value in optimizer.state[p].values() if isinstance(value, torch.Tensor)]
         alike = [value for value in tensors if value.shape == p.shape and p.ndim]
