@@ -14,6 +14,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from hf_infinite_lr.cli.launch import Launch
+from hf_infinite_lr.cli.memory import footprint
+from hf_infinite_lr.config import ContinualTrainingArguments
 
 pytestmark = pytest.mark.slow
 
@@ -120,6 +125,19 @@ def test_a_resumed_run_is_the_undisturbed_one(engine, tiny):
 def test_a_rewind_leaves_no_trace_of_the_branch(engine, tiny):
     # With anneal_budget=extra the trunk trains on the same batches whether or not the first task had a branch.
     assert tiny.same_tensors(*(tiny.weights(engine[0] / run / "releases/02-b") for run in ("whole", "straight")))
+
+
+def test_show_knows_what_a_process_holds(engine, tiny):
+    directory, seen = engine
+    name = {"ddp": "DDP", "fsd": "FSDP"}.get(directory.name[:3], f"ZeRO-{directory.name[4:5]}")
+    with torch.device("meta"):
+        model = tiny.model()
+    args = ContinualTrainingArguments(str(directory / "args"), use_cpu=True)
+    counted = footprint(model, args, Launch(name, 2, deepspeed={"zero": {}} if name.startswith("ZeRO") else {}))
+    held = seen[0]["whole"]["bytes"]
+    assert counted.weights == held["weights"]
+    # DeepSpeed pads, and steps once for a whole group of parameters.
+    assert counted.optimizer == pytest.approx(held["optimizer"], abs=200 if name.startswith("ZeRO") else 0)
 
 
 @pytest.mark.parametrize(

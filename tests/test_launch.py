@@ -87,13 +87,30 @@ def test_every_launch_file_is_there_and_is_read():
     assert load_config_from_file(str(LAUNCH / "deepspeed-zero3-offload.yaml")).deepspeed_config["zero_stage"] == 3
 
 
+def logged(out):
+    history = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    return [(entry["learning_rate"], entry["loss"]) for entry in history if "loss" in entry]
+
+
+@pytest.fixture(scope="module")
+def on_two(recipe, tmp_path_factory):
+    """The run of `cpu-2.yaml`: where it is, and what it said."""
+    out = tmp_path_factory.mktemp("cpu-2") / "out"
+    return out, launched(command("cpu-2", recipe, out))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "processes"), [("cpu", 1), ("cpu-2", 2)])
-def test_it_starts_on_the_cpu(name, processes, recipe, tmp_path):
-    done = launched(command(name, recipe, tmp_path / "out"))
-    assert settings(tmp_path / "out")["world_size"] == processes
-    assert settings(tmp_path / "out")["global_batch_size"] == 2 * processes
-    assert done.stderr.count("back on the trunk of 01-one") == 1, "once per job, not per process"
+def test_one_process_starts_on_the_cpu(recipe, tmp_path):
+    launched(command("cpu", recipe, tmp_path / "out"))
+    assert settings(tmp_path / "out")["world_size"] == 1
+
+
+@pytest.mark.slow
+def test_two_processes_start_on_the_cpu_and_talk_once(on_two):
+    out, done = on_two
+    assert settings(out)["world_size"] == 2
+    assert settings(out)["global_batch_size"] == 4
+    assert done.stderr.count("back on the trunk of 01-one") == 1
     assert done.stdout.count("release of two") == 1
 
 
@@ -133,7 +150,7 @@ exit ${status:-0}
 
 
 @pytest.mark.slow
-def test_the_job_of_several_nodes_starts(recipe, tmp_path):
+def test_the_job_of_several_nodes_is_that_of_several_processes(recipe, on_two, tmp_path):
     for name, script in SLURM.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{script}")
         (tmp_path / name).chmod(0o755)
@@ -142,6 +159,7 @@ def test_the_job_of_several_nodes_starts(recipe, tmp_path):
     path = f"{tmp_path}{os.pathsep}{environment()['PATH']}"
     launched([LAUNCH / "multi-node.sbatch", "--output_dir", tmp_path / "out"], **slurm, **choice, PATH=path)
     assert settings(tmp_path / "out")["world_size"] == 2
+    assert logged(tmp_path / "out") == logged(on_two[0])
     assert not (tmp_path / "requeued").exists()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import conftest as tiny
 from accelerate.state import DistributedType, PartialState
+from torch.distributed.tensor import DTensor
 
 from hf_infinite_lr import ContinualTrainer
 from hf_infinite_lr.cli.run import leave_process_group
@@ -61,7 +62,25 @@ def seen_by(run):
         "losses": [entry["loss"] for entry in run.state.log_history if "loss" in entry],
         "engine": run.accelerator.distributed_type.value,
         "world_size": run.args.world_size,
+        "bytes": bytes_held(run),
     }
+
+
+def bytes_held(run):
+    """What this process really holds: weights, and the optimizer's state with the master weights of DeepSpeed."""
+    optimizer, masters = run.optimizer.optimizer, []
+    if run.is_deepspeed_enabled:
+        partitions = "fp32_partitioned_groups_flat", "single_partition_of_fp32_groups"
+        masters = next(getattr(optimizer, name) for name in partitions if hasattr(optimizer, name))
+        optimizer = optimizer.optimizer
+    states = [value for state in optimizer.state.values() for value in state.values()]
+    return {"weights": size_of(run.model.parameters()), "optimizer": size_of([*states, *masters])}
+
+
+def size_of(tensors):
+    own = [tensor.ds_tensor if hasattr(tensor, "ds_tensor") else tensor for tensor in tensors]
+    own = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in own]
+    return sum(tensor.numel() * tensor.element_size() for tensor in own)
 
 
 def train_on(engine, out):

@@ -2,8 +2,8 @@
 
     python recipes/benchmarks/rewind_memory.py [--hidden_size 512]
 
-One process trains two short tasks; a thread reads /proc/self/status (Linux) every 2 milliseconds. The rewind is the time
-from the last step of the first task's branch to the first forward pass of the second task; training is every other
+One process trains two short tasks; a thread reads /proc/self/status (Linux) every 2 milliseconds. The rewind is what
+happens between the last step of the first task's branch and the second task's first forward pass; training is every
 step. What the process held before it had a model is taken off both. The bar is a ratio of at most 1.05.
 """
 
