@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ from hf_infinite_lr.config import schedule_name
 
 from .host import Host
 from .restore import restore_optimizer, restore_weights
+
+logger = logging.getLogger(__name__)
 
 
 class Engines(Host):
@@ -91,6 +94,9 @@ class Engines(Host):
 
     def _load_released(self, directory: Path) -> None:
         """Loads whole weights before an engine has taken the model; ZeRO-3 partitions it while it is constructed."""
+        if self.is_fsdp_enabled and not any(directory.glob("*.safetensors")):
+            logger.warning("%s holds shards alone: the model is left as it was constructed.", directory)
+            return
         parameters = [p for p in self._unwrapped().parameters() if hasattr(p, "ds_id")]
         if not parameters:
             restore_weights(self._unwrapped(), directory)

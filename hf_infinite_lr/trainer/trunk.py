@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from transformers.trainer_utils import rotate_checkpoints
 
 from hf_infinite_lr.config import schedule_name
@@ -137,8 +138,11 @@ class TrunkAndBranches(Engines):
     # ---- Restoring ---------------------------------------------------------------------------------------------
 
     def _rewind(self, trunk: Path, step: int) -> None:
-        if (fault := checkpoints.fault_of(trunk)) is not None:
-            raise ValueError(f"{trunk} is not whole, so the trunk cannot come back at step {step}: {fault}.")
+        # One process reads all files for their hashes, not every one of many.
+        fault = [checkpoints.fault_of(trunk) if self.accelerator.is_main_process else None]
+        broadcast_object_list(fault)
+        if fault[0] is not None:
+            raise ValueError(f"{trunk} is not whole, so the trunk cannot come back at step {step}: {fault[0]}.")
         self._restore(trunk, optimizer=self.args.rewind == "full")
         if self.args.rewind == "full":
             self._load_scaler(str(trunk))
