@@ -102,8 +102,8 @@ class ConsoleHandler(logging.Handler):
     """
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record to the present `sys.stderr`."""
-        if not any(_prints(handler, record) for handler in logging.getLogger().handlers):
+        """Write one record to the present `sys.stderr`, once per job."""
+        if is_main_process() and not any(_prints(handler, record) for handler in logging.getLogger().handlers):
             tqdm.write(self.format(record), file=sys.stderr)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -102,11 +103,12 @@ class ContinualArguments:
     )
 
     def __post_init__(self) -> None:
+        host: Any = self
+        host.use_cpu = host.use_cpu or _hides_every_gpu()
         super().__post_init__()  # type: ignore[misc]  # of the host's arguments
         if isinstance(self.task_steps, int):
             self.task_steps = [self.task_steps]
         # transformers declares a float, so that parsers and YAML turn 500 steps into 500.0.
-        host: Any = self
         if isinstance(host.warmup_steps, float) and host.warmup_steps.is_integer():
             host.warmup_steps = int(host.warmup_steps)
         if self.task_steps is not None and any(type(n) is not int or n < 1 for n in self.task_steps):
@@ -157,6 +159,16 @@ class ContinualTrainingArguments(ContinualArguments, TrainingArguments):
     warmup_steps: float = field(default=0.05, metadata={"help": "Steps, or below 1 a share of the first task."})
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over each task."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN and infinite losses in logs."})
+
+
+def _hides_every_gpu() -> bool:
+    """Whether the launch asks for the CPU, as `gpu_ids: "-1,-1"` of an Accelerate configuration does.
+
+    Accelerate passes its `use_cpu` on to a single process only; several, without a GPU in sight, would each train
+    alone.
+    """
+    ids = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return all(number.strip() == "-1" for number in ids)
 
 
 def schedule_name(args: Any) -> str:
@@ -282,6 +294,7 @@ _UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "save_strategy": (("best",), "it would drop the trunk's checkpoints"),
     "auto_find_batch_size": ((True,), "task boundaries are counted in global batches"),
     "ignore_data_skip": ((True,), "a resumed run would train on other data"),
+    "save_on_each_node": ((True,), "transformers writes the weights on the first node alone; share output_dir"),
     "enable_jit_checkpoint": ((True,), "its checkpoints are not written aside first"),
     "accelerator_config.split_batches": ((True,), "batches are planned per process"),
     "accelerator_config.dispatch_batches": ((True,), "every process reads its own batches"),

@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
@@ -205,3 +208,92 @@ def test_a_recipe_and_its_overrides_are_shown(capsys, tmp_path):
     assert (tmp_path / "curve.png").is_file()
     assert show(["--config", str(tmp_path / "none.yaml")]) == 1
     assert "none.yaml cannot be read" in capsys.readouterr().err
+
+
+@pytest.fixture
+def small_recipe(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "objective: causal_lm\n"
+        "model_type: llama\n"
+        "config_overrides: {hidden_size: 16, intermediate_size: 16, num_hidden_layers: 1, num_attention_heads: 2}\n"
+        "tokenizer_name: byte\n"
+        "block_size: 32\n"
+        "tasks:\n"
+        "  - {name: web, data_files: web.jsonl, num_steps: 100}\n"
+        "  - {name: code, data_files: code.jsonl, num_tokens: 12800}\n"
+        "per_device_train_batch_size: 4\n"
+        "gradient_accumulation_steps: 2\n"
+        "warmup_steps: 10\n"
+        "lr_scheduler_kwargs: {num_cooldown_steps: 10, num_anneal_steps: 0.2}\n"
+        "save_steps: 50\n"
+        f"output_dir: {tmp_path / 'out'}\n"
+    )
+    return path
+
+
+LAUNCH_FILES = Path(__file__).parent.parent / "recipes" / "launch"
+
+
+def test_a_launch_file_says_what_the_run_takes_there(small_recipe, capsys):
+    words = ["--config", str(small_recipe), "--launch", str(LAUNCH_FILES / "cpu-2.yaml"), "--anneal_budget", "extra"]
+    assert show(words) == 0
+    said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if len(line.split()) > 1)
+    assert said["batch"] == "4 x 2 accumulated x 2 processes"
+    assert said["a"].split() == ["step", "16", "samples", "=", "512", "tokens"]
+    # 100 steps, 20 of them again on the trunk, and 12,800 / 512 = 25 steps
+    assert said["the"].split() == ["run", "145", "steps,", "2,320", "samples", "=", "74,240", "tokens"]
+    assert said["trunk/"].startswith("2 x ")
+    assert said["checkpoint-N/"].startswith("at most 5 x ")
+    bytes_of = {name: int(said[name].split("(")[1].split()[0].replace(",", "")) for name in ("weights", "optimizer")}
+    assert bytes_of["optimizer"] == pytest.approx(2 * bytes_of["weights"], abs=100)
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "sentence"),
+    [
+        ("{distributed_type: FSDP, num_processes: 2, use_cpu: true}", [], r"use_cpu=True with distributed_type=FSDP"),
+        ("{distributed_type: MULTI_CPU, num_processes: 2, use_cpu: true}", [], r"starts one process without mpirun"),
+        (
+            "{distributed_type: MULTI_GPU, num_processes: 3, num_machines: 2}",
+            [],
+            r"num_processes=3 must be a multiple",
+        ),
+        (
+            "{distributed_type: DEEPSPEED, num_processes: 2, deepspeed_config: {zero_stage: 3}}",
+            [],
+            r"stage3_gather_16",
+        ),
+        (
+            "{distributed_type: DEEPSPEED, num_processes: 2, mixed_precision: bf16, deepspeed_config: {}}",
+            [],
+            r"mixed_precision='bf16' of the launch file, but 'no' of the recipe",
+        ),
+        (
+            "{distributed_type: DEEPSPEED, num_processes: 2, deepspeed_config: {zero_stage: 2}}",
+            ["--rewind", "weights"],
+            r"rewind='weights' cannot be used",
+        ),
+        ("{deepspeed_config_file: FILE}", [], r"the key 'scheduler' of the DeepSpeed configuration would replace"),
+        ("{deepspeed_config_file: BATCH}", [], r"train_batch_size=64, but the recipe makes it 16; set it to auto"),
+        ("[]", [], r"is no Accelerate configuration"),
+    ],
+)
+def test_what_of_launch_file_and_recipe_does_not_fit_is_refused(
+    content, more, sentence, small_recipe, capsys, tmp_path
+):
+    for name, config in (("FILE", '{"scheduler": {}}'), ("BATCH", '{"train_batch_size": 64}')):
+        (tmp_path / name).write_text(config)
+    if content.startswith("{deepspeed"):
+        content = f"{{distributed_type: DEEPSPEED, num_processes: 2, deepspeed_config: {content}}}"
+    launch = tmp_path / "launch.yaml"
+    launch.write_text(content.replace("FILE", str(tmp_path / "FILE")).replace("BATCH", str(tmp_path / "BATCH")))
+    assert show(["--config", str(small_recipe), "--launch", str(launch), *more]) == 1
+    assert re.search(sentence, capsys.readouterr().err)
+
+
+def test_a_precision_of_the_launch_file_alone_is_doubtful(small_recipe, capsys, tmp_path):
+    launch = tmp_path / "launch.yaml"
+    launch.write_text("{distributed_type: MULTI_GPU, num_processes: 2, mixed_precision: bf16}")
+    assert show(["--config", str(small_recipe), "--launch", str(launch)]) == 0
+    assert "say it in the recipe alone" in capsys.readouterr().err

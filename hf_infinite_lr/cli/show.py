@@ -5,12 +5,16 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_infinite_lr.announcement import format_rate
 from hf_infinite_lr.arguments import ANNEAL_BUDGETS, RELEASES
 from hf_infinite_lr.cli.doubts import doubts
 from hf_infinite_lr.cli.plan import Plan, continual_plan, plain_plan
+
+if TYPE_CHECKING:
+    from hf_infinite_lr.cli.launch import Launch
+    from hf_infinite_lr.recipe import Recipe
 
 _KWARGS = "--lr_scheduler_kwargs"
 _LONGEST_TABLE = 60
@@ -31,9 +35,13 @@ def show(argv: Sequence[str]) -> int:
     options, unknown = _parser().parse_known_args(rest)
     if unknown and options.config is None:
         _parser().error(f"unrecognized arguments: {' '.join(unknown)}")
+    if options.launch is not None and options.config is None:
+        _parser().error("--launch goes with --config")
     try:
-        plan = _plan_of_arguments(options, kwargs) if options.config is None else _plan_of_recipe(options.config, argv)
-        _print_plan(plan, options.output)
+        if options.config is None:
+            _print_plan(_plan_of_arguments(options, kwargs), options.output)
+        else:
+            _show_recipe(options, argv)
     except (ValueError, OSError) as error:
         print(f"hf-infinite-lr show: {error}", file=sys.stderr)
         return 1
@@ -50,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--config", type=Path, metavar="YAML", help="a recipe; every other option then overrides one of its keys")
+    add("--launch", type=Path, metavar="YAML", help="with --config: a launch file; say what the run takes there")
     add("--output", type=Path, metavar="PNG", help="also write the picture")
     add("--lr_scheduler_type", default="infinite", metavar="NAME", help="default: infinite")
     add("--learning_rate", type=float, default=5e-5, metavar="RATE", help="the peak (default: 5e-5, as Trainer's)")
@@ -113,15 +122,38 @@ def _plan_of_arguments(options: argparse.Namespace, dotted: Mapping[str, Any]) -
     )
 
 
-def _plan_of_recipe(config: Path, argv: Sequence[str]) -> Plan:
-    """The plan of a recipe and its overrides: all arguments but `--config` and `--output`."""
+def _show_recipe(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    """Show a recipe with its overrides, which are all arguments but the verb's own; beside a launch file if given."""
     from hf_infinite_lr.recipe import load_recipe
 
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    own.add_argument("--config")
-    own.add_argument("--output")
-    recipe = load_recipe(config, own.parse_known_args(argv)[1])
+    for name in ("--config", "--output", "--launch"):
+        own.add_argument(name)
+    launch = None
+    if options.launch is not None:
+        from hf_infinite_lr.cli.launch import read_launch
+
+        launch = read_launch(options.launch)
+    recipe = load_recipe(options.config, own.parse_known_args(argv)[1])
+    recipe.num_processes = None if launch is None else launch.num_processes
     recipe.check()
+    plan = _plan_of_recipe(recipe)
+    _print_plan(plan, options.output)
+    if launch is not None:
+        _print_needs(recipe, launch, plan, options.launch)
+
+
+def _print_needs(recipe: "Recipe", launch: "Launch", plan: Plan, path: Path) -> None:
+    from hf_infinite_lr.cli.launch import check_launch
+    from hf_infinite_lr.cli.needs import describe_needs
+
+    found = list(check_launch(launch, recipe.arguments))
+    print(f"\n{describe_needs(recipe, launch, plan, path)}")
+    for doubt in found:
+        print(f"warning: {doubt}", file=sys.stderr)
+
+
+def _plan_of_recipe(recipe: "Recipe") -> Plan:
     arguments: Any = recipe.arguments
     return continual_plan(
         str(getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type)),

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import datasets
 import numpy as np
+import torch
 from torch import nn
 from transformers import (
     CONFIG_MAPPING,
@@ -125,7 +126,10 @@ def build_model(
         name, revision = str(source.model_name_or_path), source.model_revision or "main"
         config = AutoConfig.from_pretrained(name, revision=revision)
         _override(config, source.config_overrides)
-        model = AutoModelForCausalLM.from_pretrained(name, config=config, revision=revision, **options)
+        if torch.get_default_device().type == "meta":
+            model = AutoModelForCausalLM.from_config(config, **options)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(name, config=config, revision=revision, **options)
     _check_sizes(model, tokenizer, block_size)
     return model
 

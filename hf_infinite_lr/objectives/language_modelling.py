@@ -47,6 +47,7 @@ class LanguageModelling(Objective):
     ) -> None:
         self.packing: PackingArguments = options[PackingArguments]
         self.source: ModelSource = options[ModelSource]
+        self.tokens_per_sample = self.packing.block_size
         self._tasks = {entry["name"]: _source(entry, "tasks", self.lengths) for entry in tasks}
         self._held_out = {entry["name"]: _source(entry, "evaluate_also", ()) for entry in evaluate_also}
         self._train: list[Any] = []

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from transformers import PreTrainedModel
 
 
@@ -49,6 +50,9 @@ class Objective(ABC):
 
     units: ClassVar[dict[str, str]] = {}
     """Units of metrics by name."""
+
+    tokens_per_sample: int | None = None
+    """Where samples are made of tokens, how many."""
 
     @abstractmethod
     def __init__(
@@ -104,6 +108,11 @@ class Objective(ABC):
     @abstractmethod
     def model(self) -> PreTrainedModel:
         """Loads the model, or makes a new one from torch's global generator."""
+
+    def empty_model(self) -> PreTrainedModel:
+        """The model without memory for its weights, to count them."""
+        with torch.device("meta"):
+            return self.model()
 
     @abstractmethod
     def trainer_options(self) -> dict[str, Any]:

@@ -67,6 +67,7 @@ class Recipe:
         arguments ([`ContinualTrainingArguments`]): How to train.
         content (`dict`): The keys and values it was made of.
         entries (`tuple[Entry, ...]`): The entries of `tasks`.
+        num_processes (`int`, *optional*): Of the run that is asked about, where it is another one than this process.
     """
 
     data: DataArguments
@@ -74,12 +75,13 @@ class Recipe:
     arguments: ContinualTrainingArguments
     content: dict[str, Any] = field(default_factory=dict)
     entries: tuple[Entry, ...] = ()
+    num_processes: int | None = None
 
     @property
     def global_batch_size(self) -> int:
         """Samples of one optimizer step."""
         args = self.arguments
-        return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        return args.train_batch_size * args.gradient_accumulation_steps * (self.num_processes or args.world_size)
 
     def check(self) -> None:
         """Refuses what can be refused without reading data."""

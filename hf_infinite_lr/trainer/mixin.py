@@ -28,7 +28,6 @@ from .flow import Stopwatch, StreamFlow, StreamProgress
 from .host import bounded_length, check_arguments, check_host, continual_arguments, engine_name, one_pass
 from .preemption import outlive_sigterm
 from .record import RunRecord, schedule_state
-from .restore import restore_weights
 from .resume import check_data_settings, check_engine, check_trunk, find_checkpoint, newest_whole
 from .trunk import TrunkAndBranches
 
@@ -87,7 +86,9 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
                 eval_dataset=stream.eval_datasets or None,
                 **kwargs,
             )
-        self._check_constructed()
+        if self.lr_scheduler is not None:
+            raise ValueError("optimizers: a scheduler object cannot be used; name the schedule by lr_scheduler_type.")
+        self._check_engine()
         prepared = [self.train_dataset, *(self.prepare_task_dataset(t.dataset, t.name) for t in stream.tasks[1:])]
         self.stream = stream.with_datasets(prepared)
         self.columns = tuple(stream.eval_datasets)
@@ -114,22 +115,6 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
         return dataset
 
     # ---- Construction ------------------------------------------------------------------------------------------
-
-    def _check_constructed(self) -> None:
-        if self.lr_scheduler is not None:
-            raise ValueError("optimizers: a scheduler object cannot be used; name the schedule by lr_scheduler_type.")
-        if self.is_deepspeed_enabled:
-            config = self.accelerator.state.deepspeed_plugin.deepspeed_config
-            if "scheduler" in config:
-                raise ValueError(
-                    "deepspeed: the key 'scheduler' of the DeepSpeed configuration would replace "
-                    f"lr_scheduler_type={schedule_name(self.args)!r}; remove it."
-                )
-            if self.args.reset_optimizer or self.args.rewind == "weights":
-                raise ValueError(
-                    "deepspeed: reset_optimizer=True and rewind='weights' cannot be used, because the engine keeps "
-                    "the master weights in its optimizer."
-                )
 
     @property
     def _data_seed(self) -> int:
@@ -209,6 +194,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Our schedules follow the stream's tasks; any other name is one curve over the whole stream."""
+        self._take_back_scheduler()
         if self.schedule is None:
             return super().create_scheduler(self.plan.num_steps, optimizer)
         if self.lr_scheduler is None:
@@ -287,9 +273,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
         ).exists():  # a kill after the last save has left the end undone
             self._write_end()
         last = self._output_dir / "releases" / self.plan.tasks[-1].directory
-        restore_weights(
-            self.accelerator.unwrap_model(self.model, keep_torch_compile=False), last if last.exists() else checkpoint
-        )
+        self._load_released(last if last.exists() else checkpoint)
         return TrainOutput(global_step, 0.0, {})
 
     def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from transformers.trainer_utils import rotate_checkpoints
 
 from hf_infinite_lr.config import schedule_name
@@ -17,16 +18,16 @@ from hf_infinite_lr.stream.plan import StreamPlan
 
 from . import checkpoints
 from .disk import saving
+from .engines import Engines
 from .flow import Stopwatch
-from .host import Host, continual_arguments, portable_arguments, without_bars
+from .host import continual_arguments, portable_arguments, without_bars
 from .record import RunRecord, schedule_state
-from .restore import restore_optimizer, restore_weights
 from .resume import check_branches, same_past
 
 logger = logging.getLogger(__name__)
 
 
-class TrunkAndBranches(Host):
+class TrunkAndBranches(Engines):
     """Saves checkpoints, trunks and releases whole or not at all, and restores from them."""
 
     plan: StreamPlan
@@ -131,7 +132,7 @@ class TrunkAndBranches(Host):
             saving(f"releases/{name}", self._output_dir),
             checkpoints.incoming(self._output_dir, self.accelerator, aside_name) as aside,
         ):
-            self.save_model(str(aside / name), _internal_call=True)
+            self._save_whole(str(aside / name))
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 checkpoints.write_manifest(aside / name)
@@ -147,19 +148,13 @@ class TrunkAndBranches(Host):
 
     # ---- Restoring ---------------------------------------------------------------------------------------------
 
-    def _raw_optimizer(self) -> torch.optim.Optimizer:
-        """Not as Accelerate has wrapped it."""
-        return getattr(self.optimizer, "optimizer", self.optimizer)
-
     def _rewind(self, trunk: Path, step: int) -> None:
-        if (fault := checkpoints.fault_of(trunk)) is not None:
-            raise ValueError(f"{trunk} is not whole, so the trunk cannot come back at step {step}: {fault}.")
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            self._restore_sharded(trunk)
-        else:
-            restore_weights(self.accelerator.unwrap_model(self.model, keep_torch_compile=False), trunk)
-            if self.args.rewind == "full":
-                restore_optimizer(self._raw_optimizer(), trunk / "optimizer.pt")
+        # One process reads all files for their hashes, not every one of many.
+        fault = [checkpoints.fault_of(trunk) if self.accelerator.is_main_process else None]
+        broadcast_object_list(fault)
+        if fault[0] is not None:
+            raise ValueError(f"{trunk} is not whole, so the trunk cannot come back at step {step}: {fault[0]}.")
+        self._restore(trunk, optimizer=self.args.rewind == "full")
         if self.args.rewind == "full":
             self._load_scaler(str(trunk))
             self._load_rng_state(str(trunk))
@@ -167,36 +162,9 @@ class TrunkAndBranches(Host):
             self.lr_scheduler.set_position(step)
         logger.info("step %d: back on the trunk of %s (rewind=%s)", step, trunk.name, self.args.rewind)
 
-    def _restore_sharded(self, trunk: Path) -> None:
-        if self.is_deepspeed_enabled:
-            from transformers.integrations.deepspeed import deepspeed_load_checkpoint
-
-            deepspeed_load_checkpoint(self.model_wrapped, str(trunk))
-            return
-        from accelerate.utils import load_fsdp_optimizer
-
-        self._load_from_checkpoint(str(trunk), self.model_wrapped)
-        if self.args.rewind == "full":
-            plugin = self.accelerator.state.fsdp_plugin
-            load_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, str(trunk))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            restore_weights(
-                self.accelerator.unwrap_model(self.model, keep_torch_compile=False), Path(resume_from_checkpoint)
-            )
-
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None:
-            return
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            super()._load_optimizer_and_scheduler(checkpoint)
-            if self.schedule is not None:
-                self.lr_scheduler.set_position(self.state.global_step)
-        else:
-            restore_optimizer(self._raw_optimizer(), Path(checkpoint) / "optimizer.pt")
+        if checkpoint is not None:
+            self._load_optimizer(Path(checkpoint))
             self._resume_schedule(torch.load(Path(checkpoint) / "scheduler.pt", weights_only=True))
 
     def _resume_schedule(self, state: dict[str, Any]) -> None:

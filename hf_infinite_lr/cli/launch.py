@@ -1,0 +1,148 @@
+"""A launch file beside a recipe: which engine it starts, on how many processes, and what of the two does not fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hf_infinite_lr.trainer.engines import check_deepspeed
+
+
+@dataclass(frozen=True)
+class Launch:
+    """
+    What `accelerate launch --config_file` would start.
+
+    Args:
+        engine (`str`):
+            `one process`, `DDP`, `ZeRO-1`, `ZeRO-2`, `ZeRO-3` or `FSDP`.
+        num_processes (`int`):
+            Over all machines.
+        num_machines (`int`):
+            Machines.
+        mixed_precision (`str`):
+            What the file says: `no`, `bf16`, `fp16` or `fp8`.
+        offloads_weights (`bool`):
+            Whether weights lie in the memory of the machine, not of the device.
+        offloads_optimizer (`bool`):
+            Whether the optimizer does.
+        deepspeed (`Mapping[str, Any]`):
+            The DeepSpeed configuration, under DeepSpeed's own keys.
+    """
+
+    engine: str
+    num_processes: int
+    num_machines: int = 1
+    mixed_precision: str = "no"
+    offloads_weights: bool = False
+    offloads_optimizer: bool = False
+    deepspeed: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_launch(path: Path) -> Launch:
+    """Read an Accelerate configuration.
+
+    Args:
+        path (`Path`):
+            A file as `accelerate config` writes it, or one of `recipes/launch/`.
+
+    Returns:
+        [`Launch`]: what it starts.
+
+    Raises:
+        `ValueError`: for a file that is no such configuration, and for one that would silently start another engine.
+    """
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.utils import DistributedType
+
+    try:
+        config = load_config_from_file(str(path))
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"--launch {path} is no Accelerate configuration: {error}.") from error
+    kind, processes, machines = config.distributed_type, config.num_processes, config.num_machines
+    if processes % machines:
+        raise ValueError(f"num_processes={processes} must be a multiple of num_machines={machines}.")
+    common = {"num_machines": machines, "mixed_precision": str(config.mixed_precision or "no")}
+    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED) and config.use_cpu:
+        raise ValueError(f"use_cpu=True with distributed_type={kind.value} would run plain DDP; remove use_cpu.")
+    if kind == DistributedType.DEEPSPEED:
+        deepspeed = _deepspeed(config.deepspeed_config)
+        zero = deepspeed["zero_optimization"]
+        return Launch(
+            f"ZeRO-{zero['stage']}",
+            processes,
+            **common,
+            offloads_weights=_offloads(zero, "offload_param"),
+            offloads_optimizer=_offloads(zero, "offload_optimizer"),
+            deepspeed=deepspeed,
+        )
+    if kind == DistributedType.FSDP:
+        offloads = str(config.fsdp_config.get("fsdp_offload_params", False)).lower() == "true"
+        return Launch("FSDP", processes, **common, offloads_weights=offloads, offloads_optimizer=offloads)
+    if kind == DistributedType.MULTI_CPU and processes > 1 and not config.mpirun_config:
+        raise ValueError(
+            f"distributed_type=MULTI_CPU with num_processes={processes} starts one process without mpirun_config; see "
+            "recipes/launch/cpu-2.yaml."
+        )
+    return Launch("DDP" if processes > 1 else "one process", processes, **common)
+
+
+def _deepspeed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Accelerate's own names as DeepSpeed's; of a file of DeepSpeed's, its content."""
+    if file := config.get("deepspeed_config_file"):
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+        content.setdefault("zero_optimization", {}).setdefault("stage", 0)
+        return dict(content)
+    zero = {
+        "stage": int(config.get("zero_stage", 2)),
+        "stage3_gather_16bit_weights_on_model_save": str(config.get("zero3_save_16bit_model")).lower() == "true",
+        "offload_optimizer": {"device": config.get("offload_optimizer_device", "none")},
+        "offload_param": {"device": config.get("offload_param_device", "none")},
+    }
+    return {"zero_optimization": zero}
+
+
+def _offloads(zero: Mapping[str, Any], key: str) -> bool:
+    return str(zero.get(key, {}).get("device", "none")) != "none"
+
+
+def check_launch(launch: Launch, args: Any) -> Iterator[str]:
+    """Compare a launch file with a recipe.
+
+    Args:
+        launch ([`Launch`]):
+            What the file starts.
+        args ([`ContinualTrainingArguments`]):
+            Of the recipe.
+
+    Yields:
+        `str`: what is legal but doubtful, in a sentence each.
+
+    Raises:
+        `ValueError`: the sentence with which the run would be refused.
+    """
+    if launch.deepspeed:
+        check_deepspeed(launch.deepspeed, args)
+        _check_batch(launch, args)
+    said = {"bf16": args.bf16, "fp16": args.fp16}
+    recipe = next((name for name, is_set in said.items() if is_set), "no")
+    if launch.mixed_precision not in ("no", recipe):
+        text = f"mixed_precision={launch.mixed_precision!r} of the launch file, but {recipe!r} of the recipe"
+        if launch.deepspeed:
+            raise ValueError(f"{text}: DeepSpeed refuses two answers; say it in the recipe ({{bf16: true}}).")
+        yield f"{text}: say it in the recipe alone, or the same recipe gives other numbers elsewhere."
+
+
+def _check_batch(launch: Launch, args: Any) -> None:
+    micro, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
+    for key, own in (
+        ("train_micro_batch_size_per_gpu", micro),
+        ("gradient_accumulation_steps", accumulation),
+        ("train_batch_size", micro * accumulation * launch.num_processes),
+    ):
+        given = launch.deepspeed.get(key, "auto")
+        if given not in ("auto", own):
+            raise ValueError(f"deepspeed: {key}={given!r}, but the recipe makes it {own}; set it to auto.")

@@ -1,0 +1,97 @@
+"""What a run of a recipe takes under a launch file: steps, tokens or samples, memory of a process, and disk."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .launch import Launch
+from .memory import Footprint, footprint, in_words
+from .plan import Plan
+
+if TYPE_CHECKING:
+    from hf_infinite_lr.recipe import Recipe
+
+
+def describe_needs(recipe: Recipe, launch: Launch, plan: Plan, path: Path) -> str:
+    """
+    Say what a run takes before it is queued.
+
+    Args:
+        recipe ([`Recipe`]):
+            What to train.
+        launch ([`Launch`]):
+            Where.
+        plan ([`Plan`]):
+            The learning rate and the tasks.
+        path (`Path`):
+            The launch file.
+
+    Returns:
+        `str`: lines for the screen.
+    """
+    args, batch, steps = recipe.arguments, recipe.global_batch_size, num_steps(plan, recipe.arguments)
+    nodes = f" on {launch.num_machines} machines" if launch.num_machines > 1 else ""
+    many = f"{launch.num_processes} processes" if launch.num_processes > 1 else "1 process"
+    held = footprint(recipe.objective.empty_model(), args, launch)
+    tokens = recipe.objective.tokens_per_sample
+    sizes = f"{batch:,} samples" + (f" = {batch * tokens:,} tokens" if tokens else "")
+    rows = [
+        ["launch", f"{path}: {launch.engine}, {many}{nodes}"],
+        ["batch", f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps} accumulated x {many}"],
+        ["a step", sizes],
+        ["the run", f"{steps:,} steps, {_amount(steps * batch, tokens)}"],
+        ["weights", _held(held.weights, launch.offloads_weights)],
+        ["gradients", _held(held.gradients, launch.offloads_optimizer)],
+        ["optimizer", _held(held.optimizer, launch.offloads_optimizer)],
+        *_disk(held, args, plan, steps),
+    ]
+    return "\n".join(f"{name:15}{text}" for name, text in rows) + (
+        "\n\nBytes are those of one process; activations, communication buffers and workspace are not counted."
+    )
+
+
+def num_steps(plan: Plan, args: Any) -> int:
+    """All updates of a run; under `extra` the trunk repeats every branch but the last."""
+    total = sum(plan.tasks.values())
+    if plan.schedule is None or args.anneal_budget != "extra":
+        return total
+    return total + sum(branch.end_step - branch.first_step for branch in plan.schedule.branch_points[:-1])
+
+
+def _amount(samples: int, tokens: int | None) -> str:
+    return f"{samples:,} samples" + (f" = {samples * tokens:,} tokens" if tokens else "")
+
+
+def _held(num_bytes: int, offloaded: bool) -> str:
+    where = ", in the memory of the machine" if offloaded else ""
+    return f"{in_words(num_bytes)} ({num_bytes:,} bytes{where})"
+
+
+def _disk(held: Footprint, args: Any, plan: Plan, steps: int) -> list[list[str]]:
+    """Rows on what lies on disk at the end; a trunk shares its files with the checkpoint of its step."""
+    trunks = len(plan.tasks)
+    releases = {"each": trunks, "last": 1, "none": 0}[args.release]
+    kept = _num_checkpoints(args, plan, steps)
+    checkpoint, release = in_words(held.checkpoint), in_words(held.release)
+    total = (trunks + kept) * held.checkpoint + releases * held.release
+    return [
+        ["trunk/", f"{trunks} x {checkpoint}"],
+        ["releases/", f"{releases} x {release}"],
+        ["checkpoint-N/", f"at most {kept} x {checkpoint}"],
+        ["on disk", f"at most {in_words(total)}"],
+    ]
+
+
+def _num_checkpoints(args: Any, plan: Plan, steps: int) -> int:
+    """Checkpoints that rotation leaves, the trunk's not counted."""
+    strategy = str(getattr(args.save_strategy, "value", args.save_strategy))
+    if strategy == "no":
+        return 0
+    count = len(plan.tasks)
+    if strategy == "steps":
+        first = next(iter(plan.tasks.values()))
+        every = max(1, int(args.save_steps * first)) if args.save_steps < 1 else int(args.save_steps)
+        count += math.ceil(steps / every)
+    return min(count, args.save_total_limit or count)

@@ -1,0 +1,191 @@
+"""Every launch file is read as Accelerate reads it and starts a recipe; a dead process ends the job."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils import DistributedType
+
+LAUNCH = Path(__file__).parent.parent / "recipes" / "launch"
+NAMES = ("cpu", "cpu-2", "gpu-1", "ddp", "fsdp2", *(f"deepspeed-zero{n}" for n in ("1", "2", "3", "3-offload")))
+RECIPE = """
+objective: causal_lm
+model_type: llama
+config_overrides:
+  {hidden_size: 16, intermediate_size: 16, num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 2,
+   max_position_embeddings: 16}
+tokenizer_name: byte
+block_size: 16
+tasks:
+  - {name: one, data_files: DATA/one.csv}
+  - {name: two, data_files: DATA/two.csv}
+task_steps: [4]
+per_device_train_batch_size: 2
+evaluate_on: none
+lr_scheduler_kwargs: {num_cooldown_steps: 1, num_anneal_steps: 1}
+warmup_steps: 1
+learning_rate: 1.0e-3
+logging_steps: 1
+report_to: none
+output_dir: DATA/out
+"""
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def environment(**more):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **more}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("recipe")
+    for name in ("one", "two"):
+        rows = "\n".join(f"{name} {number} is a line of text" for number in range(100))
+        (directory / f"{name}.csv").write_text(f"text\n{rows}\n")
+    path = directory / "recipe.yaml"
+    path.write_text(RECIPE.replace("DATA", str(directory)))
+    return path
+
+
+def command(name, recipe, out, *launcher, train=()):
+    words = ["launch", "--config_file", LAUNCH / f"{name}.yaml", *launcher, "-m", "hf_infinite_lr", "train"]
+    words = [sys.executable, "-m", "accelerate.commands.accelerate_cli", *words]
+    return [str(word) for word in (*words, "--config", recipe, "--output_dir", out, *train)]
+
+
+def launched(words, **more):
+    done = subprocess.run(words, env=environment(**more), capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def settings(out):
+    return json.loads((out / "continual_state.json").read_text())["settings"]
+
+
+def test_every_launch_file_is_there_and_is_read():
+    assert {path.stem for path in LAUNCH.glob("*.yaml")} == set(NAMES)
+    for name in NAMES:
+        config = load_config_from_file(str(LAUNCH / f"{name}.yaml"))
+        assert config.mixed_precision == "no", "precision belongs to the recipe"
+        assert "scheduler" not in str(sorted(config.deepspeed_config))
+        sharded = {"fsdp2": DistributedType.FSDP}.get(name, DistributedType.DEEPSPEED)
+        assert (config.distributed_type == sharded) == name.startswith(("fsdp", "deepspeed"))
+    assert load_config_from_file(str(LAUNCH / "deepspeed-zero3-offload.yaml")).deepspeed_config["zero_stage"] == 3
+
+
+def logged(out):
+    history = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    return [(entry["learning_rate"], entry["loss"]) for entry in history if "loss" in entry]
+
+
+@pytest.fixture(scope="module")
+def on_two(recipe, tmp_path_factory):
+    """The run of `cpu-2.yaml`: where it is, and what it said."""
+    out = tmp_path_factory.mktemp("cpu-2") / "out"
+    return out, launched(command("cpu-2", recipe, out))
+
+
+@pytest.mark.slow
+def test_one_process_starts_on_the_cpu(recipe, tmp_path):
+    launched(command("cpu", recipe, tmp_path / "out"))
+    assert settings(tmp_path / "out")["world_size"] == 1
+
+
+@pytest.mark.slow
+def test_two_processes_start_on_the_cpu_and_talk_once(on_two):
+    out, done = on_two
+    assert settings(out)["world_size"] == 2
+    assert settings(out)["global_batch_size"] == 4
+    assert done.stderr.count("back on the trunk of 01-one") == 1
+    assert done.stdout.count("release of two") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("deepspeed")])
+def test_deepspeed_starts_on_the_cpu_too(name, recipe, tmp_path, tmp_path_factory, monkeypatch):
+    if shutil.which("c++") is None:
+        pytest.skip(f"{name}: DeepSpeed builds a CPU operator and needs a C++ compiler")
+    if "TORCH_EXTENSIONS_DIR" not in os.environ:  # a build that was killed in the usual one is waited for without end
+        monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path_factory.getbasetemp() / "torch_extensions"))
+    # DeepSpeed's CPU optimizer takes a minute to build; torch's own stays in its place.
+    fitting = ("--num_processes", "1", "--offload_optimizer_device", "none")
+    words = command(name, recipe, tmp_path / "out", *fitting, train=("--use_cpu", "true"))
+    launched(words)
+    assert (tmp_path / "out" / "releases" / "02-two" / "model.safetensors").exists()
+    again = launched([*words, "--resume_from_checkpoint", "true"]) if name == "deepspeed-zero3" else None
+    assert again is None or "is finished" in again.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "num_gpus"), [("gpu-1", 1), ("ddp", 2), ("fsdp2", 2)])
+def test_it_starts_on_gpus(name, num_gpus, recipe, tmp_path):
+    if torch.cuda.device_count() < num_gpus:
+        pytest.skip(f"{name}.yaml is read but not started: it needs {num_gpus} GPU(s)")
+    launched(command(name, recipe, tmp_path / "out", "--num_processes", num_gpus))
+    assert settings(tmp_path / "out")["world_size"] == num_gpus
+
+
+SLURM = {
+    "scontrol": 'case $1 in show) echo 127.0.0.1;; requeue) echo "$2" >> "$REQUEUED";; esac\n',
+    "srun": """shift
+for node in 0 1; do SLURM_NODEID=$node "$@" & pids="$pids $!"; done
+trap 'kill -TERM $pids' TERM
+for pid in $pids; do wait $pid || status=1; done
+exit ${status:-0}
+""",
+}
+"""Stand-ins for the two commands of Slurm that the script calls: a job of two nodes that are this machine."""
+
+
+@pytest.mark.slow
+def test_the_job_of_several_nodes_is_that_of_several_processes(recipe, on_two, tmp_path):
+    for name, script in SLURM.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{script}")
+        (tmp_path / name).chmod(0o755)
+    slurm = {"SLURM_JOB_ID": free_port(), "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "here", "PROCESSES_PER_NODE": "1"}
+    choice = {"RECIPE": str(recipe), "LAUNCH": str(LAUNCH / "cpu-2.yaml"), "REQUEUED": str(tmp_path / "requeued")}
+    path = f"{tmp_path}{os.pathsep}{environment()['PATH']}"
+    launched([LAUNCH / "multi-node.sbatch", "--output_dir", tmp_path / "out"], **slurm, **choice, PATH=path)
+    assert settings(tmp_path / "out")["world_size"] == 2
+    assert logged(tmp_path / "out") == logged(on_two[0])
+    assert not (tmp_path / "requeued").exists()
+
+
+DYING = """
+import os, signal, sys
+import conftest as tiny
+from transformers import TrainerCallback
+
+class Death(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 3 and args.process_index == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+tiny.run(sys.argv[1], tiny.data("ab"), per_device_train_batch_size=4, callbacks=[Death()])
+"""
+
+
+@pytest.mark.slow
+def test_a_dead_process_ends_the_job(tmp_path):
+    script = tmp_path / "dying.py"
+    script.write_text(DYING)
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
+    search = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    words = [sys.executable, *launcher, str(script), str(tmp_path / "out")]
+    done = subprocess.run(words, env=environment(PYTHONPATH=search), capture_output=True, text=True, timeout=1800)
+    assert done.returncode != 0
+    assert "Signal 9 (SIGKILL) received" in done.stderr

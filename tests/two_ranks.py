@@ -1,0 +1,146 @@
+"""What each of two processes does in `test_engines.py`: the tiny run on one engine after another."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import conftest as tiny
+from accelerate.state import DistributedType, PartialState
+from torch.distributed.tensor import DTensor
+
+from hf_infinite_lr import ContinualTrainer
+from hf_infinite_lr.cli.run import leave_process_group
+from hf_infinite_lr.trainer import mixin
+
+mixin.write_report = lambda path: None  # pictures take longer than these runs
+
+COMMON = {"noise": False, "dropout": 0.0, "save_steps": 5, "anneal_budget": "extra", "replay_fraction": 0.25}
+AUTO = ("train_micro_batch_size_per_gpu", "train_batch_size", "gradient_accumulation_steps", "gradient_clipping")
+TORCH_ADAMW = {"torch_adam": True, "lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"}
+FSDP2 = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_TRANSFORMER_CLS_TO_WRAP": "LlamaDecoderLayer",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+}
+TWO_NODES = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+STARTED = {name: os.environ[name] for name in TWO_NODES}
+
+
+class OnCpu(ContinualTrainer):
+    """Lets Accelerate's FSDP run on gloo, which it otherwise does for accelerators alone."""
+
+    def create_accelerator_and_postprocess(self):
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+        super().create_accelerator_and_postprocess()
+
+
+def deepspeed(stage, **more):
+    zero = {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True}
+    return {"deepspeed": {**dict.fromkeys(AUTO, "auto"), "zero_optimization": zero, **more}}
+
+
+ENGINES = {
+    "ddp": ({}, {}),
+    "zero1": ({}, deepspeed(1)),
+    "zero2": ({}, deepspeed(2)),
+    "zero3": ({}, deepspeed(3)),
+    "zero2-optimizer": ({}, deepspeed(2, optimizer={"type": "AdamW", "params": TORCH_ADAMW})),
+    "fsdp2": ({**FSDP2, "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}, {"cls": OnCpu}),
+    "fsdp2-full": ({**FSDP2, "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}, {"cls": OnCpu}),
+}
+"""Engine -> environment and settings of its runs."""
+
+
+def seen_by(run):
+    return {
+        "ids": run.data_collator.ids,
+        "rates": run.watch.rates,
+        "logged_rates": [entry["learning_rate"] for entry in run.state.log_history if "learning_rate" in entry],
+        "losses": [entry["loss"] for entry in run.state.log_history if "loss" in entry],
+        "engine": run.accelerator.distributed_type.value,
+        "world_size": run.args.world_size,
+        "bytes": bytes_held(run),
+    }
+
+
+def bytes_held(run):
+    """What this process really holds: weights, and the optimizer's state with the master weights of DeepSpeed."""
+    optimizer, masters = run.optimizer.optimizer, []
+    if run.is_deepspeed_enabled:
+        partitions = "fp32_partitioned_groups_flat", "single_partition_of_fp32_groups"
+        masters = next(getattr(optimizer, name) for name in partitions if hasattr(optimizer, name))
+        optimizer = optimizer.optimizer
+    states = [value for state in optimizer.state.values() for value in state.values()]
+    return {"weights": size_of(run.model.parameters()), "optimizer": size_of([*states, *masters])}
+
+
+def size_of(tensors):
+    own = [tensor.ds_tensor if hasattr(tensor, "ds_tensor") else tensor for tensor in tensors]
+    own = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in own]
+    return sum(tensor.numel() * tensor.element_size() for tensor in own)
+
+
+def train_on(engine, out):
+    """Trains undisturbed, killed and resumed, and with one branch less."""
+    environment, settings = ENGINES[engine]
+    settings = {**COMMON, **settings, "per_device_train_batch_size": tiny.BATCH // 2}
+    os.environ.update(environment)
+    whole = tiny.run(out / "whole", tiny.data("ab"), **settings)
+    tiny.run(out / "parts", tiny.data("ab"), stop_at=12, **settings)
+    rest = tiny.run(out / "parts", tiny.data("ab"), resume=True, **settings)
+    straight = tiny.run(out / "straight", tiny.data("ab"), release="last", evaluate_on="none", **settings)
+    seen = {name: seen_by(run) for name, run in (("whole", whole), ("parts", rest), ("straight", straight))}
+    (out / f"seen.{whole.args.process_index}.json").write_text(json.dumps(seen))
+    whole.accelerator.free_memory()
+    forget(environment)
+
+
+SCHEDULER = {"type": "WarmupLR", "params": {"warmup_num_steps": 2}}
+UNGATHERED = {"stage": 3, "stage3_gather_16bit_weights_on_model_save": False}
+REFUSED = {
+    "scheduler": ({}, deepspeed(2, scheduler=SCHEDULER)),
+    "reset_optimizer": ({}, {**deepspeed(2), "reset_optimizer": True}),
+    "rewind": ({}, {**deepspeed(2), "rewind": "weights", "anneal_budget": "within"}),
+    "gather": ({}, deepspeed(3, zero_optimization=UNGATHERED)),
+    "fsdp": (FSDP2, {}),
+    "deepspeed": ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_USE_CPU": "true"}, {}),
+    "alone": ({}, {"use_cpu": False}),
+    "not_shared": (TWO_NODES, {}),
+    "each_node": ({}, {"save_on_each_node": True}),
+}
+"""Case -> environment and settings of a run that is refused before its first step."""
+
+
+def refuse(case, out, rank):
+    environment, settings = REFUSED[case]
+    os.environ.update(environment)
+    directory = out / f"{case}-{rank}" if case == "not_shared" else out / case
+    try:
+        tiny.trainer(directory, tiny.data("ab"), **{**COMMON, **settings})
+    except ValueError as error:
+        return str(error)
+    finally:
+        forget(environment)
+    return "was not refused"
+
+
+def forget(environment):
+    for name in (*environment, "ACCELERATE_USE_DEEPSPEED"):
+        os.environ.pop(name, None)
+    os.environ.update(STARTED)
+
+
+def main():
+    out, rank = Path(sys.argv[1]), os.environ["RANK"]
+    for engine in sys.argv[2:]:
+        train_on(engine, out / engine)
+    refusals = {case: refuse(case, out, rank) for case in REFUSED}
+    (out / f"refusals.{rank}.json").write_text(json.dumps(refusals))
+    leave_process_group(wait=True)
+
+
+if __name__ == "__main__":
+    main()
