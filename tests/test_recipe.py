@@ -205,7 +205,7 @@ def test_a_recipe_that_is_not_there(tmp_path):
         ({"block_size": 1}, r"block_size is 1 but must be a whole number of at least 2"),
         ({"block_size": 64}, r"block_size is 64 but the model has only 32 positions"),
         ({"model_type": "lama"}, r"model_type 'lama' is unknown; did you mean 'llama'\?"),
-        ({"model_type": ...}, r"model_name_or_path is None and model_type is None: give exactly one"),
+        ({"model_type": ...}, r"config_name is None, model_type is None: give exactly one"),
         ({"config_overrides": {"hiden_size": 8}}, r"config_overrides\.hiden_size is no field.*'hidden_size'"),
         ({"config_overrides": 5}, r"config_overrides"),
         ({"tokenizer_name": ...}, r"tokenizer_name is missing"),
