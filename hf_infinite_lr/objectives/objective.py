@@ -58,6 +58,9 @@ class Objective(ABC):
         evaluate_also: Sequence[Mapping[str, Any]],
     ) -> None: ...
 
+    def check(self, arguments: Any) -> None:  # noqa: B027  # as a rule everything fits
+        """Refuses what does not fit the `ContinualTrainingArguments`, before anything is read."""
+
     @abstractmethod
     def is_streaming(self, name: str) -> bool:
         """Whether a task is read while training."""

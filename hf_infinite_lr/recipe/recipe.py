@@ -84,6 +84,7 @@ class Recipe:
     def check(self) -> None:
         """Refuses what can be refused without reading data."""
         refuse_unsupported(self.arguments)
+        self.objective.check(self.arguments)
         for entry in self.entries:
             if len({self.objective.is_streaming(part.source["name"]) for part in entry.mixture}) > 1:
                 raise ValueError(

@@ -48,6 +48,7 @@ class RunRecord:
     units: dict[str, str] = field(default_factory=dict)
     log_history: list[dict[str, Any]] = field(default_factory=list)
     matrices: dict[str, TaskMatrix] = field(default_factory=dict)
+    benchmarks: list[dict[str, Any]] = field(default_factory=list)
     train_seconds: float = 0.0
     evaluation_seconds: float = 0.0
 
@@ -64,6 +65,11 @@ class RunRecord:
             while len(matrix.matrix) < task.index:
                 matrix = matrix.with_row({})
             self.matrices[metric] = matrix.with_row(rows.get(metric, {}))
+
+    def add_benchmarks(self, task: TaskPlan | None, scores: Mapping[str, Mapping[str, float]]) -> None:
+        """Notes a release's scores (None: of the model before training): benchmark -> metric -> value."""
+        if scores:
+            self.benchmarks.append({"task": task and task.name, "scores": scores})
 
     def _empty(self, metric: str, baseline: Mapping[str, float]) -> TaskMatrix:
         return TaskMatrix(
@@ -103,6 +109,7 @@ class RunRecord:
             "stability_gap": self._stability_gap(global_step),
             "references": self.references,
             "units": self.units,
+            "benchmarks": self.benchmarks,
             "matrices": {metric: matrix.to_dict() for metric, matrix in self.matrices.items()},
         }
 
@@ -148,6 +155,7 @@ class RunRecord:
         self.train_seconds = state["compute"]["train_seconds"]
         self.evaluation_seconds = state["compute"]["evaluation_seconds"]
         self.references = {**state["references"], **self.references}
+        self.benchmarks = list(state.get("benchmarks", ()))
         for metric, content in state["matrices"].items():
             old = TaskMatrix.from_dict(content)
             matrix = self._empty(metric, dict(zip(old.columns, old.baseline, strict=True)))  # type: ignore[arg-type]
