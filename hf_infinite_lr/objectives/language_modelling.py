@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 
 from transformers import PreTrainedTokenizerBase
 
+from hf_infinite_lr.evaluation.harness import BenchmarkArguments, ZeroShot
 from hf_infinite_lr.stream.reader import is_streaming
 
 from .causal_lm import ModelSource, build_model, build_tokenizer, byte_unigram_bits, language_model_scores
@@ -37,7 +38,7 @@ class PackingArguments:
 class LanguageModelling(Objective):
     """Predicts the next token of text that is packed into blocks; entries are keys of [`TextSource`]."""
 
-    keys = (PackingArguments, ModelSource, AdapterArguments)
+    keys = (PackingArguments, ModelSource, AdapterArguments, BenchmarkArguments)
     lengths = (*Objective.lengths, "num_tokens")
     units = {"eval_loss": "nats per token"}  # noqa: RUF012  # as declared by the base class
 
@@ -56,6 +57,8 @@ class LanguageModelling(Objective):
             )
         self._tasks = {entry["name"]: _source(entry, "tasks", self.lengths) for entry in tasks}
         self._held_out = {entry["name"]: _source(entry, "evaluate_also", ()) for entry in evaluate_also}
+        self.benchmarks: BenchmarkArguments = options[BenchmarkArguments]
+        self._zero_shot: ZeroShot | None = None
         self._fresh: FreshAdapter | None = None
         self._train: list[Any] = []
         self._columns: dict[str, tuple[Any, PackedBlocks]] = {}
@@ -139,19 +142,22 @@ class LanguageModelling(Objective):
 
     def trainer_options(self) -> dict[str, Any]:
         """Collator, tokenizer, and scores beside the loss."""
+        if self.benchmarks.zero_shot_tasks:
+            self._zero_shot = ZeroShot(self.benchmarks, self.tokenizer)
+        finishes = self.adapter.merge_releases or self._zero_shot
         return {
             "data_collator": causal_lm_collator,
             "processing_class": self.tokenizer,
             "score_column": self._score,
             "begin_task": self._fresh and self._fresh.restore,
-            "finish_release": self._finish_release if self.adapter.merge_releases else None,
+            "finish_release": self._finish_release if finishes else None,
         }
 
     def _finish_release(self, model: Any, directory: Path | None) -> dict[str, dict[str, float]]:
-        if directory is not None:
+        if directory is not None and self.adapter.merge_releases:
             save_merged(model, directory / MERGED)
             self.tokenizer.save_pretrained(directory / MERGED)
-        return {}
+        return self._zero_shot(model) if self._zero_shot else {}
 
     def _score(self, column: str, metrics: Mapping[str, float]) -> dict[str, float]:
         return language_model_scores(metrics["loss"], self._columns[column][1])

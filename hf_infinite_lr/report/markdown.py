@@ -44,6 +44,7 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
         sections += _matrix_section(run, matrix, pictures)
     sections += _numbers_section(run)
     sections += _gap_section(run)
+    sections += _benchmark_section(run)
     sections += _rate_section(run, pictures)
     if "loss.png" in pictures:
         sections += ["## Losses", "![loss per task](loss.png)"]
@@ -126,6 +127,20 @@ def _gap_section(run: Run) -> list[str]:
         losses = (number(gap["loss_before"]), number(gap["depth"]))
         rows.append([gap["task"], gap["old_task"], *losses, count(gap["length"])])
     return ["## Stability gap", text, markdown(rows)]
+
+
+def _benchmark_section(run: Run) -> list[str]:
+    """Zero-shot scores of the releases, one row for each benchmark and metric, with standard errors."""
+    models = run.state.get("benchmarks") or []
+    if not models:
+        return []
+    names = [f"release of {model['task']}" if model["task"] else "before training" for model in models]
+    scores = [model["scores"] for model in models]
+    kinds = {(name, metric): None for each in scores for name, metrics in each.items() for metric in metrics}
+    rows = [["benchmark", "metric", *names]]
+    for name, metric in kinds:
+        rows.append([name, metric, *(number(each.get(name, {}).get(metric)) for each in scores)])
+    return ["## Zero-shot benchmarks (lm-evaluation-harness)", markdown(rows)]
 
 
 def _rate_section(run: Run, pictures: Sequence[str]) -> list[str]:
