@@ -75,6 +75,10 @@ def test_a_recipe_trains_and_scores_in_bits_per_byte(files, tmp_path):
     bits = json.loads((tmp_path / "out" / "task_matrix.bits_per_byte.json").read_text())
     assert bits["columns"] == ["one", "two"]
     assert all(7 < value < 10 for value in bits["baseline"])  # an untrained model over 256 bytes and a few more
+    spent = {kind: state["tasks"][0][kind]["spent"] for kind in ("samples", "tokens")}
+    assert spent == {"samples": lengths["one"] * 16, "tokens": lengths["one"] * 16 * 32}
+    last = trainer.state.log_history[-1]
+    assert (last["tokens_spent"], last["tokens_on_path"]) == (3 * 16 * 32, 3 * 16 * 32)
     unigram = state["references"]["byte_unigram"]
     assert unigram["metric"] == "bits_per_byte"
     assert all(2 < value < 5 for value in unigram["values"].values())

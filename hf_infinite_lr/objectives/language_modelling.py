@@ -71,6 +71,11 @@ class LanguageModelling(Objective):
                 "states of another: set reset_optimizer=True."
             )
 
+    @property
+    def tokens_per_sample(self) -> int:
+        """The length of a block."""
+        return self.packing.block_size
+
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Loaded when it is first needed."""

@@ -50,6 +50,11 @@ class Objective(ABC):
     units: ClassVar[dict[str, str]] = {}
     """Units of metrics by name."""
 
+    @property
+    def tokens_per_sample(self) -> int | None:
+        """Tokens of a sample, where samples are blocks of tokens; None otherwise."""
+        return None
+
     @abstractmethod
     def __init__(
         self,

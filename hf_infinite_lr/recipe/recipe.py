@@ -183,6 +183,7 @@ class Recipe:
         )
         trainer.references = self.objective.references()
         trainer.units = dict(self.objective.units)
+        trainer.tokens_per_sample = self.objective.tokens_per_sample
         return trainer
 
     def write(self, path: Path) -> None:

@@ -159,13 +159,12 @@ def _rate_section(run: Run, pictures: Sequence[str]) -> list[str]:
 
 
 def _spent_section(run: Run) -> list[str]:
-    head = ["task", "steps", "updates spent", "updates on the path", "samples spent", "samples on the path"]
+    kinds = [kind for kind in ("updates", "samples", "tokens") if any(task.get(kind) for task in run.tasks)]
+    head = ["task", "steps", *(f"{kind} {part}" for kind in kinds for part in ("spent", "on the path"))]
     rows = [[*head, "samples for the release only", "samples unused", "trunk", "release"]]
     for task in run.tasks:
         known = task if run.has_ended(task) else {}
-        counts = [
-            (known.get(kind) or {}).get(part) for kind in ("updates", "samples") for part in ("spent", "on_path")
-        ]
+        counts = [(known.get(kind) or {}).get(part) for kind in kinds for part in ("spent", "on_path")]
         links = [f"[{task[kind]}](../{task[kind]})" if task.get(kind) else NOTHING for kind in ("trunk", "release")]
         kept = [count(_samples_for_release(run, task)), count(task.get("num_unused_samples"))]
         rows.append([task["name"], count(task.get("num_steps")), *map(count, counts), *kept, *links])

@@ -105,6 +105,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
         self.schedule, self.plan = plan_run(args, self.stream, self.get_total_train_batch_size(args))
         self.references: dict[str, Any] = {}
         self.units: dict[str, str] = {}
+        self.tokens_per_sample: int | None = None
         self.record = self._new_record()
         self._resumed_from: Path | None = None
         self.has_begun = False
@@ -274,6 +275,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
         )
         self.record = self._new_record()
         self.record.references, self.record.units = self.references, self.units
+        self.record.tokens_per_sample = self.tokens_per_sample
         if self.args.should_save:
             checkpoints.put_back_buffers(self._resumed_from, self._output_dir)
         self.accelerator.wait_for_everyone()
@@ -388,9 +390,13 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
         return found
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Adds task and phase to what is logged during training; a loss that is no number ends the run here."""
+        """Adds task, phase and tokens to what is logged in training; a loss that is no number ends the run here."""
         if self.is_in_train and self.state.global_step:
             logs.update(self.where(self.state.global_step - 1))
+            if self.tokens_per_sample:
+                tokens = self.tokens_per_sample * self.plan.global_batch_size
+                logs["tokens_spent"] = tokens * self.state.global_step
+                logs["tokens_on_path"] = tokens * self.plan.path_steps_at(self.state.global_step)
         super().log(logs, *args, **kwargs)
         if "loss" in logs:
             self._check_loss(logs["loss"])

@@ -38,6 +38,7 @@ class RunRecord:
         references (`dict`): Reference rows from outside the run, as in `{"byte_unigram": {"metric", "values"}}`.
         units (`dict`): Units of metrics by name.
         log_history (`list[dict]`): What Trainer has logged, also before a resume.
+        tokens_per_sample (`int`, *optional*): Where samples are blocks of tokens, which are then counted too.
     """
 
     plan: StreamPlan
@@ -48,6 +49,7 @@ class RunRecord:
     units: dict[str, str] = field(default_factory=dict)
     log_history: list[dict[str, Any]] = field(default_factory=list)
     matrices: dict[str, TaskMatrix] = field(default_factory=dict)
+    tokens_per_sample: int | None = None
     benchmarks: list[dict[str, Any]] = field(default_factory=list)
     train_seconds: float = 0.0
     evaluation_seconds: float = 0.0
@@ -129,6 +131,9 @@ class RunRecord:
             self.settings["release"] == "last" and task is self.plan.tasks[-1]
         )
         spent, on_path = task.end_step, self.plan.path_steps(task)
+        sizes = {"updates": 1, "samples": size}
+        if self.tokens_per_sample:
+            sizes["tokens"] = size * self.tokens_per_sample
         return {
             "name": task.name,
             "directory": task.directory,
@@ -143,8 +148,7 @@ class RunRecord:
             "num_unused_samples": task.num_unused_samples,
             "trunk": f"trunk/{task.directory}" if global_step >= trunk_step else None,
             "release": f"releases/{task.directory}" if released and global_step >= task.end_step else None,
-            "updates": {"spent": spent, "on_path": on_path},
-            "samples": {"spent": spent * size, "on_path": on_path * size},
+            **{kind: {"spent": spent * each, "on_path": on_path * each} for kind, each in sizes.items()},
         }
 
     def resume_from(self, state: Mapping[str, Any]) -> None:
