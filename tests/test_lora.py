@@ -229,3 +229,9 @@ def test_tied_embeddings_of_a_whole_model_get_one_group_of_their_own():
     assert [id(parameter) for parameter in own["params"]] == [id(model.get_input_embeddings().weight)]
     assert (rest["lr"], own["lr"], own["weight_decay"]) == (1e-3, 1e-4, 0.3)
     assert len(rest["params"]) == len(list(model.parameters())) - 1
+
+
+def test_merging_is_refused_where_no_process_holds_the_whole_model(recipe, monkeypatch):
+    monkeypatch.setattr("hf_infinite_lr.trainer.mixin.is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(ValueError, match="finish_release: benchmarks and merged adapters need the whole model"):
+        recipe(merge_releases=True).trainer()

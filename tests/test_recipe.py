@@ -1,3 +1,4 @@
+import gzip
 import json
 
 import pytest
@@ -254,6 +255,23 @@ def test_entries_of_tasks(files, entry, message):
     content["tasks"][0] = {k: v for k, v in {**content["tasks"][0], **entry}.items() if v is not ...}
     path.write_text(yaml.safe_dump(content))
     refused(path, message)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "streaming", "message"),
+    [
+        ("a.jsonl", b"no JSON\n" * 9, False, "JSON parse error"),
+        ("a.jsonl", b"no JSON\n" * 9, True, "JSON parse error"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": "b', False, "JSON parse error: Missing a closing quotation mark"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "caf\xe9"}\n'), False, "'utf-8' codec can't decode byte 0xe9"),
+        ("a.txt.gz", gzip.compress(b"caf\xe9"), False, "'utf-8' codec can't decode byte 0xe9"),
+        ("a.parquet", b"PAR1 and then nothing", False, "Parquet"),
+    ],
+)
+def test_content_that_cannot_be_read_is_named(files, tmp_path, name, content, streaming, message):
+    (tmp_path / name).write_bytes(content)
+    task = {"name": "one", "data_files": str(tmp_path / name), "streaming": streaming, "num_eval_samples": 1}
+    refused(files(tasks=[{**task, "num_steps": 3}]), rf"{name}' of task 'one' cannot be read: .*{message}")
 
 
 def test_text_that_is_not_utf8(files, tmp_path):

@@ -19,7 +19,7 @@ from .keys import from_mapping, typed
 from .lora import MERGED, AdapterArguments, FreshAdapter, save_merged, with_adapter
 from .objective import Objective, Splits
 from .packing import PackedBlocks, PackedStream, causal_lm_collator, pack
-from .text import TextSource, load_held_out, load_text
+from .text import TextSource, load_held_out, load_text, naming_faults
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,14 @@ class LanguageModelling(Objective):
 
     def load(self, name: str, columns: Sequence[str] = ()) -> Splits:
         """Loads a task's documents."""
-        found = load_text(self._tasks[name], columns)
+        with naming_faults(self._tasks[name]):
+            found = load_text(self._tasks[name], columns)
         return Splits(found.train, found.eval, found.fingerprint)
 
     def load_held_out(self, name: str) -> Any:
         """Loads documents that are only evaluated on."""
-        return load_held_out(self._held_out[name])
+        with naming_faults(self._held_out[name]):
+            return load_held_out(self._held_out[name])
 
     def train_samples(self, data: Any) -> Any:
         """Documents as blocks of tokens."""

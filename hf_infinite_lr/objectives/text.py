@@ -4,13 +4,16 @@ import codecs
 import glob
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+from datasets.exceptions import DatasetGenerationError
 from pyarrow import parquet
 
 from hf_infinite_lr.stream.corpora import load_corpus
@@ -153,6 +156,18 @@ class TextSplits:
     eval: datasets.Dataset
     num_empty: int | None = None
     fingerprint: str | None = None
+
+
+@contextmanager
+def naming_faults(source: TextSource) -> Iterator[None]:
+    """Says of content that `datasets` cannot read, in one sentence, whose it is."""
+    try:
+        yield
+    except (DatasetGenerationError, pa.ArrowInvalid, UnicodeDecodeError) as error:
+        cause = " ".join(str(error.__cause__ or error).split()).rstrip(".")
+        raise ValueError(
+            f"{(source.data_files or source.dataset_name)!r} of task {source.name!r} cannot be read: {cause}."
+        ) from error
 
 
 def load_text(source: TextSource, columns: Sequence[str] = ()) -> TextSplits:
