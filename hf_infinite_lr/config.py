@@ -70,6 +70,8 @@ class ContinualArguments:
             refused otherwise. Those tasks keep their order and steps; data given under their names is used as it is
             now; one that is not given is neither replayed nor evaluated; all other tasks follow. What is accepted is
             logged.
+        embedding_learning_rate (`float`, *optional*):
+            Peak of the input and output embeddings, where it is not `learning_rate`; the schedule scales both alike.
     """
 
     task_steps: list[int] | None = field(
@@ -101,6 +103,9 @@ class ContinualArguments:
     accept_changed_tasks: bool = field(
         default=False, metadata={"help": "Resume although begun tasks are changed, gone or in another order."}
     )
+    embedding_learning_rate: float | None = field(
+        default=None, metadata={"help": "Peak learning rate of the embeddings; learning_rate by default."}
+    )
 
     def __post_init__(self) -> None:
         host: Any = self
@@ -125,6 +130,9 @@ class ContinualArguments:
         if not 0 <= self.replay_fraction < 1:
             raise ValueError(f"replay_fraction={self.replay_fraction!r} must be at least 0 and below 1.")
         _check_buffer_size(self.replay_buffer_size)
+        rate = self.embedding_learning_rate
+        if rate is not None and not rate > 0:
+            raise ValueError(f"embedding_learning_rate={rate!r} must be above 0.")
         if self.anneal_budget == "extra" and self.rewind == "none":
             raise ValueError(
                 "anneal_budget='extra' with rewind='none' has no trunk that could train on the branch's batches: "

@@ -136,11 +136,27 @@ def test_pretrained_model_and_tokenizer(model, tokenizer, tmp_path):
     assert loaded_tokenizer("é</s>")["input_ids"] == tokenizer("é</s>")["input_ids"]
 
 
+def test_new_model_of_a_stored_configuration(model, tokenizer, tmp_path):
+    model.config.save_pretrained(tmp_path)
+    given = {"config_name": str(tmp_path / "config.json"), "tokenizer_name": "byte"}
+    made = build_model(ModelSource(**given, config_overrides={"eos_token_id": 7}), tokenizer)
+    assert made.num_parameters() == model.num_parameters()
+    assert (made.config.vocab_size, made.config.eos_token_id, made.config.pad_token_id) == (384, 7, 0)
+    assert not torch.equal(made.get_input_embeddings().weight, model.get_input_embeddings().weight)
+
+
+@pytest.mark.parametrize("key", ["config_name", "model_name_or_path"])
+def test_model_that_is_not_there(key, tokenizer):
+    with pytest.raises(ValueError, match=f"{key} 'recipes/models/none.json' cannot be loaded"):
+        build_model(ModelSource(**{key: "recipes/models/none.json"}), tokenizer)
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({}, "model_name_or_path is None and model_type is None: give exactly one"),
+        ({}, "model_name_or_path is None, config_name is None, model_type is None: give exactly one"),
         ({"model_type": "llama", "model_name_or_path": "x"}, "give exactly one of them"),
+        ({"model_type": "llama", "config_name": "x"}, "give exactly one of them"),
         ({"model_type": "lama"}, "model_type 'lama' is unknown; did you mean 'llama'"),
         ({"model_type": "llama", "config_overrides": [1]}, r"config_overrides is \[1\] but must be a mapping"),
         (

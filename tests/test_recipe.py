@@ -1,3 +1,4 @@
+import gzip
 import json
 
 import pytest
@@ -75,6 +76,10 @@ def test_a_recipe_trains_and_scores_in_bits_per_byte(files, tmp_path):
     bits = json.loads((tmp_path / "out" / "task_matrix.bits_per_byte.json").read_text())
     assert bits["columns"] == ["one", "two"]
     assert all(7 < value < 10 for value in bits["baseline"])  # an untrained model over 256 bytes and a few more
+    spent = {kind: state["tasks"][0][kind]["spent"] for kind in ("samples", "tokens")}
+    assert spent == {"samples": lengths["one"] * 16, "tokens": lengths["one"] * 16 * 32}
+    last = trainer.state.log_history[-1]
+    assert (last["tokens_spent"], last["tokens_on_path"]) == (3 * 16 * 32, 3 * 16 * 32)
     unigram = state["references"]["byte_unigram"]
     assert unigram["metric"] == "bits_per_byte"
     assert all(2 < value < 5 for value in unigram["values"].values())
@@ -205,7 +210,7 @@ def test_a_recipe_that_is_not_there(tmp_path):
         ({"block_size": 1}, r"block_size is 1 but must be a whole number of at least 2"),
         ({"block_size": 64}, r"block_size is 64 but the model has only 32 positions"),
         ({"model_type": "lama"}, r"model_type 'lama' is unknown; did you mean 'llama'\?"),
-        ({"model_type": ...}, r"model_name_or_path is None and model_type is None: give exactly one"),
+        ({"model_type": ...}, r"config_name is None, model_type is None: give exactly one"),
         ({"config_overrides": {"hiden_size": 8}}, r"config_overrides\.hiden_size is no field.*'hidden_size'"),
         ({"config_overrides": 5}, r"config_overrides"),
         ({"tokenizer_name": ...}, r"tokenizer_name is missing"),
@@ -250,6 +255,23 @@ def test_entries_of_tasks(files, entry, message):
     content["tasks"][0] = {k: v for k, v in {**content["tasks"][0], **entry}.items() if v is not ...}
     path.write_text(yaml.safe_dump(content))
     refused(path, message)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "streaming", "message"),
+    [
+        ("a.jsonl", b"no JSON\n" * 9, False, "JSON parse error"),
+        ("a.jsonl", b"no JSON\n" * 9, True, "JSON parse error"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": "b', False, "JSON parse error: Missing a closing quotation mark"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "caf\xe9"}\n'), False, "'utf-8' codec can't decode byte 0xe9"),
+        ("a.txt.gz", gzip.compress(b"caf\xe9"), False, "'utf-8' codec can't decode byte 0xe9"),
+        ("a.parquet", b"PAR1 and then nothing", False, "Parquet"),
+    ],
+)
+def test_content_that_cannot_be_read_is_named(files, tmp_path, name, content, streaming, message):
+    (tmp_path / name).write_bytes(content)
+    task = {"name": "one", "data_files": str(tmp_path / name), "streaming": streaming, "num_eval_samples": 1}
+    refused(files(tasks=[{**task, "num_steps": 3}]), rf"{name}' of task 'one' cannot be read: .*{message}")
 
 
 def test_text_that_is_not_utf8(files, tmp_path):

@@ -6,13 +6,27 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from hf_infinite_lr.recipe import load_recipe
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 DEMO = RECIPES / "lm-docs-python-cpp"
-SCHEDULE_KEYS = {"lr_scheduler_type", "lr_scheduler_kwargs", "learning_rate", "output_dir"}
+# Fresh optimizer states belong to re-warming as Ibrahim et al. 2024 define it.
+SCHEDULE_KEYS = {"lr_scheduler_type", "lr_scheduler_kwargs", "learning_rate", "reset_optimizer", "output_dir"}
+# From 160M on, those of the GPT-NeoX style are the sizes that the Pythia suite states for its models of these names.
+PARAMETERS = {
+    "llama-10m": 10_916_736,
+    "llama-160m": 162_220_800,
+    "llama-410m": 411_354_112,
+    "llama-1b": 1_015_613_440,
+    "neox-10m": 10_942_464,
+    "neox-160m": 162_322_944,
+    "neox-410m": 405_334_016,
+    "neox-1b": 1_011_781_632,
+}
 
 
 def script(name):
@@ -29,6 +43,7 @@ def script(name):
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*-*/*.yaml")), ids=lambda path: path.stem)
 def test_recipe_is_accepted_and_named_after_its_schedule(path):
     recipe = load_recipe(path)
+    recipe.check()
     assert recipe.arguments.lr_scheduler_type.value == path.stem
     assert recipe.arguments.output_dir == f"out/{path.parent.name}/{path.stem}"
 
@@ -39,6 +54,26 @@ def test_files_of_a_folder_differ_in_the_schedule_alone(folder):
     assert len(contents) > 1
     shared = [{key: value for key, value in content.items() if key not in SCHEDULE_KEYS} for content in contents]
     assert all(other == shared[0] for other in shared)
+
+
+@pytest.mark.parametrize("path", sorted((RECIPES / "models").glob("*.json")), ids=lambda path: path.stem)
+def test_model_has_the_parameters_that_its_name_says(path):
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path))
+    assert model.num_parameters() == PARAMETERS[path.stem]
+
+
+def test_every_model_that_a_recipe_names_is_there():
+    assert {path.stem for path in (RECIPES / "models").glob("*.json")} == set(PARAMETERS)
+    contents = [yaml.safe_load(path.read_text()) for path in RECIPES.glob("*-*/*.yaml")]
+    named = [content["config_name"] for content in contents if "config_name" in content]
+    assert named
+    assert all((RECIPES.parent / name).is_file() for name in named)
+
+
+def test_tasks_from_the_hub_have_lengths_without_a_look_at_their_data():
+    lengths = load_recipe(RECIPES / "lm-dclm-stack-german" / "infinite.yaml").task_lengths()
+    assert lengths == {"dclm": 9536, "stack": 4768, "german": 4768}
 
 
 @pytest.mark.parametrize("schedule", ["infinite", "cosine_rewarm"])

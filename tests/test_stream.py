@@ -97,6 +97,21 @@ def test_path_updates_are_those_behind_the_released_weights():
     assert [plan.path_steps(task) for task in plan.tasks] == [10, 15, 21]
 
 
+@pytest.mark.parametrize(
+    ("budget", "rewinds", "expected"),
+    [
+        ("within", True, [1, 2, 3, 4, 5, 4, 5, 6, 7]),
+        ("extra", True, [1, 2, 3, 4, 5, 4, 5, 6, 7, 8, 9]),
+        ("within", False, [1, 2, 3, 4, 5, 6, 7, 8, 9]),
+    ],
+)
+def test_updates_on_the_path_go_back_with_the_trunk(budget, rewinds, expected):
+    stream = Stream.of({"a": list(range(5)), "b": list(range(4))})
+    given = {"fingerprints": "ab", "anneal_budget": budget, "rewinds": rewinds}
+    plan = plan_stream(stream, [5, 4], [2, 1], 1, **given)
+    assert [plan.path_steps_at(step) for step in range(1, plan.num_steps + 1)] == expected
+
+
 @pytest.mark.parametrize("budget", ["within", "extra"])
 def test_appending_a_task_changes_nothing_before_it(budget):
     sizes = [160, 80, 96]

@@ -238,3 +238,30 @@ def test_huge_text_file_is_refused(tmp_path):
         file.truncate(2**28 + 1)
     with pytest.raises(ValueError, match="is one document of 268435457 bytes, above the limit of 268435456: split it"):
         load_text(TextSource(data_files=str(tmp_path / "a.txt")))
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_huge_line(tmp_path, suffix):
+    with (tmp_path / f"a.{suffix}").open("wb") as file:
+        file.write(b'text\n{"text": "')
+        file.truncate(2**28 + 40)
+    with pytest.raises(ValueError, match=r"has a line of more than 268435456 bytes.*split a longer one into several"):
+        load_text(TextSource(name="news", data_files=str(tmp_path / f"a.{suffix}")))
+
+
+def test_many_short_lines_are_no_huge_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_infinite_lr.objectives.text._LARGEST_DOCUMENT", 2000)
+    (tmp_path / "a.jsonl").write_text(
+        "".join(json.dumps({"text": f"{number} words " * 100}) + "\n" for number in range(2000))
+    )
+    assert len(load_text(TextSource(name="news", data_files=str(tmp_path / "a.jsonl"))).train)
+
+
+def test_huge_parquet_row(tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_infinite_lr.objectives.text._LARGEST_DOCUMENT", 1000)
+    path = str(tmp_path / "a.parquet")
+    datasets.Dataset.from_dict({"text": ["".join(map(str, range(500)))]}).to_parquet(path)
+    with pytest.raises(
+        ValueError, match=r"a\.parquet has documents of \d+ bytes, above the limit of 1000: split them"
+    ):
+        load_text(TextSource(name="news", data_files=path))

@@ -32,12 +32,14 @@ class ModelSource:
     Where a causal language model comes from; the fields are keys of the YAML.
 
     Args:
-        model_name_or_path (`str`, *optional*): A pretrained model; or give `model_type`.
-        model_type (`str`, *optional*): A configuration class for training from scratch, such as `llama`.
+        model_name_or_path (`str`, *optional*): A pretrained model; or give `config_name` or `model_type`.
+        config_name (`str`, *optional*):
+            The configuration of a new model: a JSON file, a folder, or a model of the Hub whose weights are not taken.
+        model_type (`str`, *optional*): A configuration class of a new model, such as `llama`.
         config_overrides (`Mapping[str, Any]`, *optional*):
-            Fields of the configuration. For a new model the vocabulary size and the ids of the special tokens are the
-            tokenizer's unless given here.
-        model_revision (`str`, *optional*): Branch, tag or commit of `model_name_or_path`.
+            Fields of the configuration. For a new model the ids of the special tokens are the tokenizer's unless given
+            here, and so is the vocabulary size with `model_type`.
+        model_revision (`str`, *optional*): Branch, tag or commit of `model_name_or_path` or `config_name`.
         tokenizer_name (`str`, *optional*):
             A tokenizer of the Hub or of a folder, or `byte`; by default that of `model_name_or_path`.
         dtype (`str`, *optional*): Type of the weights, such as `bfloat16`.
@@ -54,6 +56,7 @@ class ModelSource:
     """
 
     model_name_or_path: str | None = None
+    config_name: str | None = None
     model_type: str | None = None
     config_overrides: Mapping[str, Any] = field(default_factory=dict)
     model_revision: str | None = None
@@ -62,11 +65,10 @@ class ModelSource:
     attn_implementation: str | None = None
 
     def __post_init__(self) -> None:
-        if (self.model_name_or_path is None) == (self.model_type is None):
-            raise ValueError(
-                f"model_name_or_path is {self.model_name_or_path!r} and model_type is {self.model_type!r}: give "
-                "exactly one of them."
-            )
+        origins = ("model_name_or_path", "config_name", "model_type")
+        if sum(getattr(self, key) is not None for key in origins) != 1:
+            found = ", ".join(f"{key} is {getattr(self, key)!r}" for key in origins)
+            raise ValueError(f"{found}: give exactly one of them.")
         if self.model_type is not None and self.model_type not in CONFIG_MAPPING:
             raise ValueError(f"model_type {self.model_type!r} is unknown{nearest(self.model_type, CONFIG_MAPPING)}.")
         if not isinstance(self.config_overrides, Mapping):
@@ -117,19 +119,17 @@ def build_model(
     given = {"attn_implementation": source.attn_implementation, "dtype": source.dtype}
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     model: PreTrainedModel
-    if source.model_type is not None:
-        config = AutoConfig.for_model(source.model_type)
-        special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        _override(config, {"vocab_size": _vocabulary(tokenizer), **special, **source.config_overrides})
-        model = AutoModelForCausalLM.from_config(config, **options)
+    if source.model_name_or_path is None:
+        model = AutoModelForCausalLM.from_config(_new_config(source, tokenizer), **options)
     else:
-        name, revision = str(source.model_name_or_path), source.model_revision or "main"
-        config = AutoConfig.from_pretrained(name, revision=revision)
+        config = _stored_config(source.model_name_or_path, "model_name_or_path", source)
         _override(config, source.config_overrides)
         if torch.get_default_device().type == "meta":
             model = AutoModelForCausalLM.from_config(config, **options)
         else:
-            model = AutoModelForCausalLM.from_pretrained(name, config=config, revision=revision, **options)
+            model = AutoModelForCausalLM.from_pretrained(
+                source.model_name_or_path, config=config, revision=source.model_revision or "main", **options
+            )
     _check_sizes(model, tokenizer, block_size)
     return model
 
@@ -220,6 +220,24 @@ def byte_unigram_bits(train: Iterable[datasets.Dataset], evals: Mapping[str, dat
     bits = -np.log2(counts / counts.sum())
     held_out = {name: byte_counts(part) for name, part in evals.items()}
     return {name: float(bits @ count / count.sum()) for name, count in held_out.items()}
+
+
+def _new_config(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> Any:
+    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    if source.config_name is None:
+        config = AutoConfig.for_model(str(source.model_type))
+        special["vocab_size"] = _vocabulary(tokenizer)
+    else:
+        config = _stored_config(source.config_name, "config_name", source)
+    _override(config, {**special, **source.config_overrides})
+    return config
+
+
+def _stored_config(name: str, key: str, source: ModelSource) -> Any:
+    try:
+        return AutoConfig.from_pretrained(name, revision=source.model_revision or "main")
+    except OSError as error:
+        raise ValueError(f"{key} {name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
 
 
 def _override(config: Any, overrides: Mapping[str, Any]) -> None:

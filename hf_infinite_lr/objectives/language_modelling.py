@@ -6,17 +6,20 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, get_type_hints
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from hf_infinite_lr.evaluation.harness import BenchmarkArguments, ZeroShot
 from hf_infinite_lr.stream.reader import is_streaming
 
 from .causal_lm import ModelSource, build_model, build_tokenizer, byte_unigram_bits, language_model_scores
 from .keys import from_mapping, typed
+from .lora import MERGED, AdapterArguments, FreshAdapter, save_merged, with_adapter
 from .objective import Objective, Splits
 from .packing import PackedBlocks, PackedStream, causal_lm_collator, pack
-from .text import TextSource, load_held_out, load_text
+from .text import TextSource, load_held_out, load_text, naming_faults
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class PackingArguments:
 class LanguageModelling(Objective):
     """Predicts the next token of text that is packed into blocks; entries are keys of [`TextSource`]."""
 
-    keys = (PackingArguments, ModelSource)
+    keys = (PackingArguments, ModelSource, AdapterArguments, BenchmarkArguments)
     lengths = (*Objective.lengths, "num_tokens")
     units = {"eval_loss": "nats per token"}  # noqa: RUF012  # as declared by the base class
 
@@ -47,11 +50,31 @@ class LanguageModelling(Objective):
     ) -> None:
         self.packing: PackingArguments = options[PackingArguments]
         self.source: ModelSource = options[ModelSource]
-        self.tokens_per_sample = self.packing.block_size
+        self.adapter: AdapterArguments = options[AdapterArguments]
+        if self.adapter.lora is not None and self.source.model_name_or_path is None:
+            raise ValueError(
+                "lora needs model_name_or_path: an adapter's release does not hold a new model's weights."
+            )
         self._tasks = {entry["name"]: _source(entry, "tasks", self.lengths) for entry in tasks}
         self._held_out = {entry["name"]: _source(entry, "evaluate_also", ()) for entry in evaluate_also}
+        self.benchmarks: BenchmarkArguments = options[BenchmarkArguments]
+        self._zero_shot: ZeroShot | None = None
+        self._fresh: FreshAdapter | None = None
         self._train: list[Any] = []
         self._columns: dict[str, tuple[Any, PackedBlocks]] = {}
+
+    def check(self, arguments: Any) -> None:
+        """Fresh adapters cannot go on with the moments of others."""
+        if self.adapter.adapter_per_task and not arguments.reset_optimizer:
+            raise ValueError(
+                "adapter_per_task=True with reset_optimizer=False would train a fresh adapter with the optimizer "
+                "states of another: set reset_optimizer=True."
+            )
+
+    @property
+    def tokens_per_sample(self) -> int:
+        """The length of a block."""
+        return self.packing.block_size
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -77,12 +100,14 @@ class LanguageModelling(Objective):
 
     def load(self, name: str, columns: Sequence[str] = ()) -> Splits:
         """Loads a task's documents."""
-        found = load_text(self._tasks[name], columns)
+        with naming_faults(self._tasks[name]):
+            found = load_text(self._tasks[name], columns)
         return Splits(found.train, found.eval, found.fingerprint)
 
     def load_held_out(self, name: str) -> Any:
         """Loads documents that are only evaluated on."""
-        return load_held_out(self._held_out[name])
+        with naming_faults(self._held_out[name]):
+            return load_held_out(self._held_out[name])
 
     def train_samples(self, data: Any) -> Any:
         """Documents as blocks of tokens."""
@@ -113,17 +138,33 @@ class LanguageModelling(Objective):
         key = f"{splits.fingerprint} {self.source.tokenizer_name} {self.packing.block_size}"
         return hashlib.sha256(key.encode()).hexdigest()[:16]
 
-    def model(self) -> PreTrainedModel:
-        """The causal language model."""
-        return build_model(self.source, self.tokenizer, block_size=self.packing.block_size)
+    def model(self) -> Any:
+        """The causal language model, with its adapter where there is one."""
+        model = build_model(self.source, self.tokenizer, block_size=self.packing.block_size)
+        if self.adapter.lora is None:
+            return model
+        adapted = with_adapter(model, self.adapter.lora)
+        self._fresh = FreshAdapter(adapted) if self.adapter.adapter_per_task else None
+        return adapted
 
     def trainer_options(self) -> dict[str, Any]:
         """Collator, tokenizer, and scores beside the loss."""
+        if self.benchmarks.zero_shot_tasks:
+            self._zero_shot = ZeroShot(self.benchmarks, self.tokenizer)
+        finishes = self.adapter.merge_releases or self._zero_shot
         return {
             "data_collator": causal_lm_collator,
             "processing_class": self.tokenizer,
             "score_column": self._score,
+            "begin_task": self._fresh and self._fresh.restore,
+            "finish_release": self._finish_release if finishes else None,
         }
+
+    def _finish_release(self, model: Any, directory: Path | None) -> dict[str, dict[str, float]]:
+        if directory is not None and self.adapter.merge_releases:
+            save_merged(model, directory / MERGED)
+            self.tokenizer.save_pretrained(directory / MERGED)
+        return self._zero_shot(model) if self._zero_shot else {}
 
     def _score(self, column: str, metrics: Mapping[str, float]) -> dict[str, float]:
         return language_model_scores(metrics["loss"], self._columns[column][1])

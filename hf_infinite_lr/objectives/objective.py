@@ -51,8 +51,10 @@ class Objective(ABC):
     units: ClassVar[dict[str, str]] = {}
     """Units of metrics by name."""
 
-    tokens_per_sample: int | None = None
-    """Where samples are made of tokens, how many."""
+    @property
+    def tokens_per_sample(self) -> int | None:
+        """Tokens of a sample, where samples are blocks of tokens; None otherwise."""
+        return None
 
     @abstractmethod
     def __init__(
@@ -61,6 +63,9 @@ class Objective(ABC):
         tasks: Sequence[Mapping[str, Any]],
         evaluate_also: Sequence[Mapping[str, Any]],
     ) -> None: ...
+
+    def check(self, arguments: Any) -> None:  # noqa: B027  # as a rule everything fits
+        """Refuses what does not fit the `ContinualTrainingArguments`, before anything is read."""
 
     @abstractmethod
     def is_streaming(self, name: str) -> bool:

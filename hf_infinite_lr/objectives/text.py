@@ -4,13 +4,17 @@ import codecs
 import glob
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+from datasets.exceptions import DatasetGenerationError
+from pyarrow import parquet
 
 from hf_infinite_lr.stream.corpora import load_corpus
 
@@ -154,6 +158,18 @@ class TextSplits:
     fingerprint: str | None = None
 
 
+@contextmanager
+def naming_faults(source: TextSource) -> Iterator[None]:
+    """Says of content that `datasets` cannot read, in one sentence, whose it is."""
+    try:
+        yield
+    except (DatasetGenerationError, pa.ArrowInvalid, UnicodeDecodeError) as error:
+        cause = " ".join(str(error.__cause__ or error).split()).rstrip(".")
+        raise ValueError(
+            f"{(source.data_files or source.dataset_name)!r} of task {source.name!r} cannot be read: {cause}."
+        ) from error
+
+
 def load_text(source: TextSource, columns: Sequence[str] = ()) -> TextSplits:
     """
     Loads the documents of a task and holds some of them out.
@@ -264,8 +280,12 @@ def _from_files(source: TextSource, patterns: Sequence[str]) -> Any:
         )
     builder = kinds[0]
     options = {"sample_by": "document"} if builder == "text" else {}
-    if builder != "parquet":
-        for path in paths:
+    for path in paths:
+        if "://" in path or Path(path).suffix.lower() in _COMPRESSIONS:
+            continue
+        if builder == "parquet":
+            _check_lengths(path, source)
+        else:
             _check_encoding(path, builder)
     return datasets.load_dataset(builder, data_files=paths, split="train", streaming=source.streaming, **options)
 
@@ -284,9 +304,21 @@ def _extension(path: str) -> str:
     return suffixes[-1] if suffixes else ""
 
 
+def _check_lengths(path: str, source: TextSource) -> None:
+    """A document that fills memory cannot be recognised once it is being read, so the file's own counts are asked."""
+    metadata = parquet.read_metadata(path)
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            if column.path_in_schema == source.text_column and group.num_rows:
+                mean = column.total_uncompressed_size // group.num_rows
+                if mean > _LARGEST_DOCUMENT:
+                    raise ValueError(
+                        f"{path} has documents of {mean} bytes, above the limit of {_LARGEST_DOCUMENT}: split them "
+                        "into several rows."
+                    )
+
+
 def _check_encoding(path: str, builder: str) -> None:
-    if "://" in path or Path(path).suffix.lower() in _COMPRESSIONS:
-        return
     size = Path(path).stat().st_size
     if builder == "text" and size > _LARGEST_DOCUMENT:
         raise ValueError(
@@ -294,7 +326,7 @@ def _check_encoding(path: str, builder: str) -> None:
             "files, or write it as JSON lines with one part a line."
         )
     decoder = codecs.getincrementaldecoder("utf-8")()
-    offset = 0
+    offset = line = 0
     with open(path, "rb") as file:
         while True:
             chunk = file.read(2**20)
@@ -307,6 +339,12 @@ def _check_encoding(path: str, builder: str) -> None:
                     "file to UTF-8."
                 ) from error
             offset += len(chunk)
+            line = len(chunk) - chunk.rfind(b"\n") - 1 + (0 if b"\n" in chunk else line)
+            if builder != "text" and line > _LARGEST_DOCUMENT:
+                raise ValueError(
+                    f"{path} has a line of more than {_LARGEST_DOCUMENT} bytes, which is the limit of a document: "
+                    "write one document a line, and split a longer one into several."
+                )
             if not chunk:
                 return
 

@@ -86,6 +86,7 @@ class Recipe:
     def check(self) -> None:
         """Refuses what can be refused without reading data."""
         refuse_unsupported(self.arguments)
+        self.objective.check(self.arguments)
         for entry in self.entries:
             if len({self.objective.is_streaming(part.source["name"]) for part in entry.mixture}) > 1:
                 raise ValueError(
@@ -184,6 +185,7 @@ class Recipe:
         )
         trainer.references = self.objective.references()
         trainer.units = dict(self.objective.units)
+        trainer.tokens_per_sample = self.objective.tokens_per_sample
         return trainer
 
     def write(self, path: Path) -> None:

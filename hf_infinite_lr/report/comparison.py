@@ -109,8 +109,10 @@ def _rows(runs: Sequence[Run], matrices: Sequence[TaskMatrix]) -> list[list[str]
         name = column if column in tasks else f"({column})"
         lines.append([name, *(number(values.get(column)) for values in finals)])
     lines += [[SHORT[key], *(number(numbers[key]) for numbers in summaries)] for key in NUMBERS]
-    for kind in ("updates", "samples"):
+    for kind in ("updates", "samples", "tokens"):
         spent = [run.spent(kind) for run in runs]
+        if kind == "tokens" and not any(spent):
+            continue
         lines.append([f"{kind} spent", *(count(counts.get("spent")) for counts in spent)])
         lines.append([f"{kind} on the path to the last model", *(count(each.get("on_path")) for each in spent)])
     compute: list[Mapping[str, Any]] = [run.state.get("compute") or {} for run in runs]

@@ -44,6 +44,7 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
         sections += _matrix_section(run, matrix, pictures)
     sections += _numbers_section(run)
     sections += _gap_section(run)
+    sections += _benchmark_section(run)
     sections += _rate_section(run, pictures)
     if "loss.png" in pictures:
         sections += ["## Losses", "![loss per task](loss.png)"]
@@ -128,6 +129,20 @@ def _gap_section(run: Run) -> list[str]:
     return ["## Stability gap", text, markdown(rows)]
 
 
+def _benchmark_section(run: Run) -> list[str]:
+    """Zero-shot scores of the releases, one row for each benchmark and metric, with standard errors."""
+    models = run.state.get("benchmarks") or []
+    if not models:
+        return []
+    names = [f"release of {model['task']}" if model["task"] else "before training" for model in models]
+    scores = [model["scores"] for model in models]
+    kinds = {(name, metric): None for each in scores for name, metrics in each.items() for metric in metrics}
+    rows = [["benchmark", "metric", *names]]
+    for name, metric in kinds:
+        rows.append([name, metric, *(number(each.get(name, {}).get(metric)) for each in scores)])
+    return ["## Zero-shot benchmarks (lm-evaluation-harness)", markdown(rows)]
+
+
 def _rate_section(run: Run, pictures: Sequence[str]) -> list[str]:
     schedule, names = run.state["schedule"], [task["name"] for task in run.tasks]
     section = [f"## Learning rate: {schedule['name']}"]
@@ -144,13 +159,12 @@ def _rate_section(run: Run, pictures: Sequence[str]) -> list[str]:
 
 
 def _spent_section(run: Run) -> list[str]:
-    head = ["task", "steps", "updates spent", "updates on the path", "samples spent", "samples on the path"]
+    kinds = [kind for kind in ("updates", "samples", "tokens") if any(task.get(kind) for task in run.tasks)]
+    head = ["task", "steps", *(f"{kind} {part}" for kind in kinds for part in ("spent", "on the path"))]
     rows = [[*head, "samples for the release only", "samples unused", "trunk", "release"]]
     for task in run.tasks:
         known = task if run.has_ended(task) else {}
-        counts = [
-            (known.get(kind) or {}).get(part) for kind in ("updates", "samples") for part in ("spent", "on_path")
-        ]
+        counts = [(known.get(kind) or {}).get(part) for kind in kinds for part in ("spent", "on_path")]
         links = [f"[{task[kind]}](../{task[kind]})" if task.get(kind) else NOTHING for kind in ("trunk", "release")]
         kept = [count(_samples_for_release(run, task)), count(task.get("num_unused_samples"))]
         rows.append([task["name"], count(task.get("num_steps")), *map(count, counts), *kept, *links])

@@ -114,7 +114,7 @@ class Run:
         return points
 
     def spent(self, kind: str) -> Mapping[str, int]:
-        """`spent` and `on_path` of `"updates"` or `"samples"` at the newest task's end; empty before the first."""
+        """`spent` and `on_path` of `updates`, `samples` or `tokens` at the newest task's end; empty before it."""
         counts = [task[kind] for task in self.tasks if self.has_ended(task) and task.get(kind)]
         return counts[-1] if counts else {}
 

@@ -147,13 +147,16 @@ class StreamPlan:
         Example: two tasks of 10 steps with a branch of 2. The second release has 8 + 10 = 18 updates behind it,
         of 20 that the run has spent.
         """
-        return self._trunk_steps_before[task.index] + task.num_steps
+        return self.path_steps_at(task.end_step)
+
+    def path_steps_at(self, step: int) -> int:
+        """Updates in the history of the weights after `step` updates (1 or more) of the run."""
+        index = self.segment_of(step - 1)
+        return self._trunk_steps_before[index] + step - self.segments[index].start_step
 
     @cached_property
     def _trunk_steps_before(self) -> list[int]:
-        steps = [0] * len(self.tasks)
-        for segment in self.segments:
-            steps[segment.task] += segment.num_steps if segment.on_trunk else 0
+        steps = (segment.num_steps if segment.on_trunk else 0 for segment in self.segments)
         return list(accumulate(steps, initial=0))
 
     def describe(self, task: TaskPlan) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hf_infinite_lr.stream.loading import kept_rng
 from hf_infinite_lr.stream.plan import StreamPlan
 
 from .flow import Stopwatch
-from .host import Host
+from .host import Host, without_bars
 from .record import RunRecord
 
 _NO_SCORES = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
@@ -23,6 +25,7 @@ class ColumnEvaluation(Host):
     plan: StreamPlan
     record: RunRecord
     score_column: Callable[[str, dict[str, float]], Mapping[str, float]] | None
+    finish_release: Callable[[Any, Path | None], Mapping[str, Mapping[str, float]]] | None
     _scores: dict[str, dict[str, float]]
     _step_seconds: Stopwatch
     _evaluation_seconds: Stopwatch
@@ -40,17 +43,31 @@ class ColumnEvaluation(Host):
         self, columns: tuple[str, ...], ignore_keys: list[str] | None = None, prefix: str = "eval"
     ) -> dict[str, float]:
         metrics: dict[str, float] = {}
-        self.record.train_seconds += self._step_seconds.stop()
-        self._evaluation_seconds.start()
-        with kept_rng():
+        with self._apart_from_training():
             for column in columns:
                 found = super().evaluate(column, ignore_keys, f"{prefix}_{column}")  # type: ignore[arg-type]  # a name will do
                 self._scores[column] = self._scores_of(column, found, f"{prefix}_{column}_")
                 metrics.update(found)
+        return metrics
+
+    @contextmanager
+    def _apart_from_training(self) -> Iterator[None]:
+        """Leaves every RNG as it was, and counts the time as evaluation's."""
+        self.record.train_seconds += self._step_seconds.stop()
+        self._evaluation_seconds.start()
+        with kept_rng():
+            yield
         self.record.evaluation_seconds += self._evaluation_seconds.stop()
         if self.is_in_train:
             self._step_seconds.start()
-        return metrics
+
+    def _finished(self, directory: Path | None) -> Mapping[str, Mapping[str, float]]:
+        """What `finish_release` says of the model as it is, after it has seen the release in `directory`."""
+        if self.finish_release is None:
+            return {}
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        with self._apart_from_training(), without_bars():
+            return self.finish_release(model, directory if self.args.should_save else None)
 
     def _scores_of(self, column: str, metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
         names = {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}

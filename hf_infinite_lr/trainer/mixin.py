@@ -8,7 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import ProgressCallback, TrainerState
 from transformers.trainer_utils import TrainOutput
 
@@ -24,6 +26,7 @@ from .acceptance import accept_changed_tasks
 from .annealing import AnnealingAfterwards
 from .columns import ColumnEvaluation
 from .disk import saving
+from .embeddings import separate_embeddings
 from .flow import Stopwatch, StreamFlow, StreamProgress
 from .host import bounded_length, check_arguments, check_host, continual_arguments, engine_name, one_pass
 from .preemption import outlive_sigterm
@@ -56,6 +59,11 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
             task become evaluation-only columns.
         score_column (`Callable`, *optional*): `(column, metrics) -> further metrics` of an evaluated column, such as
             bits per byte from the loss. `metrics` carries no prefix.
+        begin_task (`Callable`, *optional*): Called before the first update of every later task, after the trunk has
+            come back.
+        finish_release (`Callable`, *optional*): `(model, directory) -> benchmark -> metric -> value`, called on every
+            process for every release, whose files lie in `directory` and may be added to (None on processes that do
+            not write), and before training without a directory.
         **kwargs: As in the host.
 
     Raises:
@@ -70,6 +78,8 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
         train_dataset: Any = None,
         eval_dataset: Any = None,
         score_column: Callable[[str, dict[str, float]], Mapping[str, float]] | None = None,
+        begin_task: Callable[[], None] | None = None,
+        finish_release: Callable[[Any, Path | None], Mapping[str, Mapping[str, float]]] | None = None,
         **kwargs: Any,
     ) -> None:
         check_host(type(self), ContinualMixin)
@@ -86,16 +96,15 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
                 eval_dataset=stream.eval_datasets or None,
                 **kwargs,
             )
-        if self.lr_scheduler is not None:
-            raise ValueError("optimizers: a scheduler object cannot be used; name the schedule by lr_scheduler_type.")
-        self._check_engine()
+        self.score_column, self.begin_task, self.finish_release = score_column, begin_task, finish_release
+        self._check_constructed()
         prepared = [self.train_dataset, *(self.prepare_task_dataset(t.dataset, t.name) for t in stream.tasks[1:])]
         self.stream = stream.with_datasets(prepared)
         self.columns = tuple(stream.eval_datasets)
-        self.score_column = score_column
         self.schedule, self.plan = plan_run(args, self.stream, self.get_total_train_batch_size(args))
         self.references: dict[str, Any] = {}
         self.units: dict[str, str] = {}
+        self.tokens_per_sample: int | None = None
         self.record = self._new_record()
         self._resumed_from: Path | None = None
         self.has_begun = False
@@ -115,6 +124,16 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
         return dataset
 
     # ---- Construction ------------------------------------------------------------------------------------------
+
+    def _check_constructed(self) -> None:
+        if self.lr_scheduler is not None:
+            raise ValueError("optimizers: a scheduler object cannot be used; name the schedule by lr_scheduler_type.")
+        if self.finish_release and (self.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
+            raise ValueError(
+                "finish_release: benchmarks and merged adapters need the whole model on every process, which FSDP and "
+                "DeepSpeed's ZeRO-3 do not keep; leave them out and score the releases afterwards."
+            )
+        self._check_engine()
 
     @property
     def _data_seed(self) -> int:
@@ -192,6 +211,15 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
             seen.max_steps = -1
         return super().set_initial_training_values(seen, dataloader)
 
+    def create_optimizer(self, model: Any = None) -> Optimizer:
+        """As the host's, with a group of their own for embeddings that have their own rate."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if is_new and self.args.embedding_learning_rate is not None:
+            owner = self.accelerator.unwrap_model(self.model if model is None else model)
+            separate_embeddings(optimizer, owner, self.args.embedding_learning_rate)
+        return optimizer
+
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Our schedules follow the stream's tasks; any other name is one curve over the whole stream."""
         self._take_back_scheduler()
@@ -236,6 +264,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
         )
         self.record = self._new_record()
         self.record.references, self.record.units = self.references, self.units
+        self.record.tokens_per_sample = self.tokens_per_sample
         if self.args.should_save:
             checkpoints.put_back_buffers(self._resumed_from, self._output_dir)
         self.accelerator.wait_for_everyone()
@@ -303,6 +332,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
         if self._resumed_from is None and self.args.evaluate_on != "none":
             self._evaluate_columns(self.columns)
             self.record.set_baseline(self._scores)
+            self.record.add_benchmarks(None, self._finished(None))
         self._write_record()
         self._step_seconds.start()
 
@@ -311,8 +341,11 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
         task = self.plan.rewind_points.get(step)
         if task is not None:
             self._rewind(self._output_dir / "trunk" / task.directory, step)
-        if self.args.reset_optimizer and step and self.plan.task_at(step).start_step == step:
-            self._raw_optimizer().state.clear()
+        if step and self.plan.task_at(step).start_step == step:
+            if self.args.reset_optimizer:
+                self._raw_optimizer().state.clear()
+            if self.begin_task:
+                self.begin_task()
 
     def _end_step(self, step: int) -> None:
         """After the update that made `step` updates: the schedule's position, also when fp16 skipped the update."""
@@ -344,9 +377,13 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
         return found
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Adds task and phase to what is logged during training; a loss that is no number ends the run here."""
+        """Adds task, phase and tokens to what is logged in training; a loss that is no number ends the run here."""
         if self.is_in_train and self.state.global_step:
             logs.update(self.where(self.state.global_step - 1))
+            if self.tokens_per_sample:
+                tokens = self.tokens_per_sample * self.plan.global_batch_size
+                logs["tokens_spent"] = tokens * self.state.global_step
+                logs["tokens_on_path"] = tokens * self.plan.path_steps_at(self.state.global_step)
         super().log(logs, *args, **kwargs)
         if "loss" in logs:
             self._check_loss(logs["loss"])
@@ -363,7 +400,8 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
         if task is not None:
             each, last = self.args.release == "each", self.args.release == "last" and task is self.plan.tasks[-1]
             if each or last or self._annealing:
-                self._release(self._release_name if self._annealing else task.directory)
+                scores = self._release(self._release_name if self._annealing else task.directory)
+                self.record.add_benchmarks(task, scores)
             self.record.add_row(task, self._scores)
             self._write_record()
         return metrics

@@ -38,6 +38,7 @@ class RunRecord:
         references (`dict`): Reference rows from outside the run, as in `{"byte_unigram": {"metric", "values"}}`.
         units (`dict`): Units of metrics by name.
         log_history (`list[dict]`): What Trainer has logged, also before a resume.
+        tokens_per_sample (`int`, *optional*): Where samples are blocks of tokens, which are then counted too.
     """
 
     plan: StreamPlan
@@ -48,6 +49,8 @@ class RunRecord:
     units: dict[str, str] = field(default_factory=dict)
     log_history: list[dict[str, Any]] = field(default_factory=list)
     matrices: dict[str, TaskMatrix] = field(default_factory=dict)
+    tokens_per_sample: int | None = None
+    benchmarks: list[dict[str, Any]] = field(default_factory=list)
     train_seconds: float = 0.0
     evaluation_seconds: float = 0.0
 
@@ -64,6 +67,11 @@ class RunRecord:
             while len(matrix.matrix) < task.index:
                 matrix = matrix.with_row({})
             self.matrices[metric] = matrix.with_row(rows.get(metric, {}))
+
+    def add_benchmarks(self, task: TaskPlan | None, scores: Mapping[str, Mapping[str, float]]) -> None:
+        """Notes a release's scores (None: of the model before training): benchmark -> metric -> value."""
+        if scores:
+            self.benchmarks.append({"task": task and task.name, "scores": scores})
 
     def _empty(self, metric: str, baseline: Mapping[str, float]) -> TaskMatrix:
         return TaskMatrix(
@@ -103,6 +111,7 @@ class RunRecord:
             "stability_gap": self._stability_gap(global_step),
             "references": self.references,
             "units": self.units,
+            "benchmarks": self.benchmarks,
             "matrices": {metric: matrix.to_dict() for metric, matrix in self.matrices.items()},
         }
 
@@ -122,6 +131,9 @@ class RunRecord:
             self.settings["release"] == "last" and task is self.plan.tasks[-1]
         )
         spent, on_path = task.end_step, self.plan.path_steps(task)
+        sizes = {"updates": 1, "samples": size}
+        if self.tokens_per_sample:
+            sizes["tokens"] = size * self.tokens_per_sample
         return {
             "name": task.name,
             "directory": task.directory,
@@ -136,8 +148,7 @@ class RunRecord:
             "num_unused_samples": task.num_unused_samples,
             "trunk": f"trunk/{task.directory}" if global_step >= trunk_step else None,
             "release": f"releases/{task.directory}" if released and global_step >= task.end_step else None,
-            "updates": {"spent": spent, "on_path": on_path},
-            "samples": {"spent": spent * size, "on_path": on_path * size},
+            **{kind: {"spent": spent * each, "on_path": on_path * each} for kind, each in sizes.items()},
         }
 
     def resume_from(self, state: Mapping[str, Any]) -> None:
@@ -148,6 +159,7 @@ class RunRecord:
         self.train_seconds = state["compute"]["train_seconds"]
         self.evaluation_seconds = state["compute"]["evaluation_seconds"]
         self.references = {**state["references"], **self.references}
+        self.benchmarks = list(state.get("benchmarks", ()))
         for metric, content in state["matrices"].items():
             old = TaskMatrix.from_dict(content)
             matrix = self._empty(metric, dict(zip(old.columns, old.baseline, strict=True)))  # type: ignore[arg-type]

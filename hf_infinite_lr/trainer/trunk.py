@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class TrunkAndBranches(Engines):
     lr_scheduler: Any
     optimizer: Any
     args: Any
+    _finished: Callable[[Path | None], Mapping[str, Mapping[str, float]]]
     _batches: StreamBatches
     _step_seconds: Stopwatch
     _host_output_dir: str | None = None
@@ -125,7 +127,8 @@ class TrunkAndBranches(Engines):
         if own.should_save:
             checkpoints.write_json(Path(output_dir) / "continual_arguments.json", continual_arguments(own))
 
-    def _release(self, name: str) -> None:
+    def _release(self, name: str) -> Mapping[str, Mapping[str, float]]:
+        """Saves the model as a release; what `finish_release` scores it."""
         # An annealing after the fact may run beside the job that makes the trunk, and must not write in its place.
         aside_name = f"{checkpoints.INCOMING}-{name}" if self._annealing else checkpoints.INCOMING
         with (
@@ -134,10 +137,12 @@ class TrunkAndBranches(Engines):
         ):
             self._save_whole(str(aside / name))
             self.accelerator.wait_for_everyone()
+            scores = self._finished(aside / name)
             if self.args.should_save:
                 checkpoints.write_manifest(aside / name)
                 checkpoints.move_into_place(aside / name, self._output_dir / "releases" / name)
             self.accelerator.wait_for_everyone()
+        return scores
 
     def _write_record(self) -> None:
         if self.args.should_save and not self._annealing:

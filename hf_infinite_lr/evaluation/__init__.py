@@ -1,0 +1,1 @@
+"""What a model is worth beyond the loss on its stream."""
