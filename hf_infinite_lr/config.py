@@ -69,6 +69,8 @@ class ContinualArguments:
             refused otherwise. Those tasks keep their order and steps; data given under their names is used as it is
             now; one that is not given is neither replayed nor evaluated; all other tasks follow. What is accepted is
             logged.
+        hub_license (`str`, *optional*):
+            License that the metadata of the model cards names, such as `apache-2.0`.
     """
 
     task_steps: list[int] | None = field(
@@ -100,6 +102,7 @@ class ContinualArguments:
     accept_changed_tasks: bool = field(
         default=False, metadata={"help": "Resume although begun tasks are changed, gone or in another order."}
     )
+    hub_license: str | None = field(default=None, metadata={"help": "License named by the model cards."})
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[misc]  # of the host's arguments
@@ -290,9 +293,5 @@ _UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
         "its rate follows the metrics, so it is no function of the step",
     ),
     "train_sampling_strategy": (("group_by_length", "batch_rebalance", "sequential"), "a stream has its own order"),
-    "push_to_hub": (
-        (True,),
-        "releases are not pushed from within a run yet; upload a releases/ directory afterwards",
-    ),
 }
 """Trainer's settings with the values that are refused, and why."""

@@ -37,7 +37,22 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
         ValueError: no run lies there, or its files are not whole.
     """
     run = read_run(run_dir)
-    folder = run.path / REPORT_FOLDER
+    return write_report_of(run, run.path / REPORT_FOLDER)
+
+
+def write_report_of(run: Run, folder: Path) -> Path:
+    """
+    Write the report of a run to any folder.
+
+    Args:
+        run ([`Run`]):
+            The run.
+        folder (`Path`):
+            Where to write.
+
+    Returns:
+        `Path`: the Markdown file.
+    """
     pictures = _write_pictures(run, folder)
     sections = [f"# {run.path.resolve().name}", status_line(run, "This run")]
     for matrix in run.matrices:

@@ -18,33 +18,27 @@ from hf_infinite_lr.stream.plan import StreamPlan
 from . import checkpoints
 from .disk import saving
 from .flow import Stopwatch
-from .host import Host, continual_arguments, portable_arguments, without_bars
-from .record import RunRecord, schedule_state
+from .host import continual_arguments, portable_arguments, without_bars
+from .publishing import Publishing
+from .record import schedule_state
 from .restore import restore_optimizer, restore_weights
 from .resume import check_branches, same_past
 
 logger = logging.getLogger(__name__)
 
 
-class TrunkAndBranches(Host):
+class TrunkAndBranches(Publishing):
     """Saves checkpoints, trunks and releases whole or not at all, and restores from them."""
 
     plan: StreamPlan
     schedule: Schedule | None
-    record: RunRecord
     lr_scheduler: Any
     optimizer: Any
-    args: Any
     _batches: StreamBatches
     _step_seconds: Stopwatch
     _host_output_dir: str | None = None
-    _annealing: bool = False
     _resumed_from: Path | None = None
     _release_name: str = ""
-
-    @property
-    def _output_dir(self) -> Path:
-        return Path(str(self.args.output_dir))
 
     @property
     def _buffers(self) -> Path:
@@ -78,6 +72,7 @@ class TrunkAndBranches(Host):
                 if trunk_task is not None:
                     checkpoints.link_tree(saved, aside / "trunk")
                     checkpoints.move_into_place(aside / "trunk", self._output_dir / "trunk" / trunk_task.directory)
+                    self._publish_trunk(trunk_task.directory)
                 # Without a strategy a save that is no trunk's was asked for by a callback, as after SIGTERM.
                 if self.args.save_strategy != "no" or trunk_task is None:
                     checkpoints.move_into_place(saved, self._output_dir / saved.name)
@@ -135,6 +130,7 @@ class TrunkAndBranches(Host):
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 checkpoints.write_manifest(aside / name)
+                self._describe_release(aside / name)
                 checkpoints.move_into_place(aside / name, self._output_dir / "releases" / name)
             self.accelerator.wait_for_everyone()
 
