@@ -11,7 +11,7 @@ import re
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import yaml
 
@@ -71,8 +71,11 @@ class Repo:
 
 @dataclass
 class Fault:
-    """What happens to a call: a status, `cut` (half of the request is read), `lost` (it is done, the answer is cut),
-    or `hang` (no answer until the server stops)."""
+    """What happens to a call.
+
+    `kind`: a status; `html`, a 500 that is no JSON; `cut`, half of the request is read; `lost`, it is done and the
+    answer is cut; `hang`, no answer until the server stops; `hang_done`, the same after it is done.
+    """
 
     call: str
     kind: int | str
@@ -94,7 +97,7 @@ class LoopbackHub:
         self.faults: list[Fault] = []
         self.calls: list[str] = []
         self.tokens: set[str | None] = set()
-        self.stopping = threading.Event()
+        self.stopping, self.hanging = threading.Event(), threading.Event()
         self.lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
@@ -143,7 +146,7 @@ class LoopbackHub:
         name = f"{body['organization'] or OWNER}/{body['name']}"
         answer = {"url": f"{self.endpoint}/{name}", "name": name, "id": name}
         if name in self.repos:
-            raise Refused(409, "You already created this model repo")
+            raise Refused(409, json.dumps({"error": "You already created this model repo", **answer}))
         self.repos[name] = Repo(private=body.get("visibility") == "private")
         self.add_commit(name, "main", "initial commit", "", {".gitattributes": b"*.bin filter=lfs\n"})
         return answer
@@ -297,13 +300,13 @@ def _handler(hub):
             """Nothing is printed."""
 
         def serve(self):
-            path = unquote_parts(urlsplit(self.path).path)
+            path = urlsplit(self.path).path
             for call, method, route in _ROUTES:
                 if method == self.command and (match := re.fullmatch(route, path)):
                     return self.answer(call, {k: unquote(v) for k, v in match.groupdict().items() if v})
             return self.send(404, b"{}")
 
-        do_GET = do_POST = do_DELETE = do_HEAD = serve
+        do_GET = do_POST = do_DELETE = do_HEAD = serve  # noqa: N815
 
         def answer(self, call, found):
             with hub.lock:
@@ -316,8 +319,9 @@ def _handler(hub):
                 return self.drop()
             raw = self.rfile.read(length)
             if fault is not None and fault.kind == "hang":
-                hub.stopping.wait()
-                return self.drop()
+                return self.hang()
+            if fault is not None and fault.kind == "html":
+                return self.send(500, b"<html>In trouble</html>")
             if fault is not None and isinstance(fault.kind, int):
                 more = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
                 return self.send(fault.kind, b'{"error": "told to fail"}', **more)
@@ -333,6 +337,8 @@ def _handler(hub):
                 return self.send(refusal.status, text.encode(), **code)
             if fault is not None and fault.kind == "lost":
                 return self.drop()
+            if fault is not None and fault.kind == "hang_done":
+                return self.hang()
             if isinstance(result, bytes):
                 oid = hub.repos[found["repo"]].find(found["revision"]).oid
                 return self.send(200, result, **{"ETag": f'"{git_oid(result)}"', "X-Repo-Commit": oid})
@@ -342,6 +348,11 @@ def _handler(hub):
             if self.headers.get("content-type") == "application/x-ndjson":
                 return [json.loads(line) for line in raw.splitlines()]
             return json.loads(raw) if raw else {}
+
+        def hang(self):
+            hub.hanging.set()
+            hub.stopping.wait()
+            return self.drop()
 
         def drop(self):
             self.close_connection = True
@@ -356,11 +367,3 @@ def _handler(hub):
                 self.wfile.write(content)
 
     return Handler
-
-
-def unquote_parts(path):
-    """The path with its parts still quoted, so that a slash inside a revision stays inside."""
-    return path
-
-
-__all__ = ["CALLS", "OWNER", "Fault", "LoopbackHub", "card_faults", "parse_qs"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from hf_infinite_lr.announcement import show_on_console
 from hf_infinite_lr.hub import (
     CARD_FACTS,
-    NotPublishable,
+    NotPublishableError,
     Publication,
     PublicationQueue,
     Publisher,
@@ -97,7 +97,7 @@ def _describe(publisher: Publisher, waiting: Sequence[Publication]) -> int:
         try:
             files = publisher.files(publication)
             card = publisher.card(publication, None) if publication.kind == "release" else {}
-        except NotPublishable as error:
+        except NotPublishableError as error:
             print(f"  would be refused: {error}")
             continue
         for name, source in {**files, **card}.items():

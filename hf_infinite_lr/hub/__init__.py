@@ -2,7 +2,7 @@
 
 from .background import BackgroundSender
 from .card import render_card
-from .contents import CARD, RECIPE, NotPublishable, without_paths
+from .contents import CARD, RECIPE, NotPublishableError, without_paths
 from .download import fetch_trunk, is_hub_revision
 from .facts import changed_settings, model_facts, release_facts
 from .publisher import CARD_FACTS, Publisher, read_facts
@@ -15,7 +15,7 @@ __all__ = [
     "RECIPE",
     "BackgroundSender",
     "Left",
-    "NotPublishable",
+    "NotPublishableError",
     "Publication",
     "PublicationQueue",
     "Publisher",

@@ -64,9 +64,11 @@ class BackgroundSender:
                 logger.info("still waiting for %d publication(s)", len(self._queue.waiting()))
         self._thread = None
         self._closing.clear()
-        if self._left:
-            logger.warning("%s", left_sentence(self._left, self._queue.output_dir))
-        return self._left
+        reasons = {each.publication: each.reason for each in self._left}
+        left = [Left(each, reasons.get(each, "not tried")) for each in self._queue.waiting()]
+        if left:
+            logger.warning("%s", left_sentence(left, self._queue.output_dir))
+        return left
 
     def _work(self) -> None:
         closing = False

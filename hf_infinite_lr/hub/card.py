@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from functools import cache
@@ -55,18 +56,18 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701  # Markdown: what comes from outside passes `text`, `code` or `shell`
+        autoescape=False,  # Markdown: what comes from outside passes `text`, `code` or `shell`
     )
-    environment.filters |= {"text": text, "code": code, "shell": shlex.quote, "python": repr}
+    environment.filters |= {"text": text, "code": code, "shell": shlex.quote, "python": _python}
     environment.filters |= {"rate": lambda value: NOTHING if value is None else format_rate(value), "count": count}
     return environment
 
 
 def text(value: object) -> str:
-    """Words from outside as Markdown that shows them as they are, on one line.
+    r"""Words from outside as Markdown that shows them as they are, on one line.
 
-    >>> text("a|b\\n# <b>*c*</b>")
-    'a|b \\\\# &lt;b&gt;\\\\*c\\\\*&lt;/b&gt;'
+    >>> print(text("a|b <b>*c*</b>"))
+    a|b &lt;b&gt;\*c\*&lt;/b&gt;
     """
     return " ".join(str(value).split()).translate(_MARKDOWN).translate(_HTML)
 
@@ -84,6 +85,11 @@ def code(value: object) -> str:
     return f"{fence} {words} {fence}"
 
 
+def _python(value: str) -> str:
+    """A text as a literal of Python, with double quotes."""
+    return json.dumps(value, ensure_ascii=False)
+
+
 def _runs(words: str) -> list[str]:
     return "".join(letter if letter == "`" else " " for letter in words).split()
 
@@ -97,7 +103,7 @@ def _words(facts: Mapping[str, Any], repo_id: str | None) -> dict[str, Any]:
         "repo_id": repo_id,
         "tag": tag,
         "path": repo_id or path,
-        "revision": f", revision={tag!r}" if repo_id else "",
+        "revision": f", revision={_python(tag)}" if repo_id else "",
         "local": facts["output_dir"],
         "trunk_on_hub": bool(repo_id and facts["hub"]["trunks"]),
         "glance_table": markdown(_glance(facts)),

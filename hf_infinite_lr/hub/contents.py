@@ -44,7 +44,7 @@ _PICKLES = frozenset((".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"))
 _TEXTS = frozenset((".json", ".md", ".yaml", ".txt"))
 
 
-class NotPublishable(ValueError):
+class NotPublishableError(ValueError):
     """A directory that must not go to the Hub as it is, with the reason for a reader."""
 
 
@@ -57,7 +57,7 @@ def contents_of(folder: Path, kind: str, *, secrets: Sequence[str]) -> Contents:
         secrets (`Sequence[str]`): What no published file may contain, from [`secrets_of`].
 
     Raises:
-        NotPublishable: weights in a pickle, or a file that holds a secret.
+        NotPublishableError: weights in a pickle, or a file that holds a secret.
     """
     listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
     found: Contents = {}
@@ -66,10 +66,10 @@ def contents_of(folder: Path, kind: str, *, secrets: Sequence[str]) -> Contents:
         if name in _NEVER:
             continue
         if kind == "release" and path.suffix in _PICKLES:
-            raise NotPublishable(f"{name} is a pickle: a release is published as safetensors only.")
+            raise NotPublishableError(f"{name} is a pickle: a release is published as safetensors only.")
         found[name] = _without_paths(path) if path.name in _REWRITTEN or name == RECIPE else path
     if not any(name.endswith(".safetensors") for name in found):
-        raise NotPublishable(f"{folder.name} holds no safetensors weights.")
+        raise NotPublishableError(f"{folder.name} holds no safetensors weights.")
     refuse_secrets(found, secrets)
     found[MANIFEST] = _manifest(found, {name: facts["sha256"] for name, facts in listed.items()})
     return found
@@ -112,7 +112,7 @@ def without_paths(value: Any) -> Any:
 def is_local_path(value: str) -> bool:
     """Whether a text is an absolute path of a machine.
 
-    >>> [is_local_path(text) for text in ("/data/x", "~/x", "C:\\\\x", "user/model", "/s", "https://x.org/y")]
+    >>> [is_local_path(text) for text in ("/data/x", "~/x", "C:/x", "user/model", "/s", "https://x.org/y")]
     [True, True, True, False, False, False]
     """
     if "\n" in value or len(value) > 4096:
@@ -158,11 +158,11 @@ def refuse_secrets(contents: Contents, secrets: Sequence[str]) -> None:
         secrets (`Sequence[str]`): From [`secrets_of`].
 
     Raises:
-        NotPublishable: naming the file, and not the secret.
+        NotPublishableError: naming the file, and not the secret.
     """
     for name, source in contents.items():
         if PurePosixPath(name).suffix not in _TEXTS or name in ("tokenizer.json", "vocab.json", "merges.txt"):
             continue
         text = source.decode() if isinstance(source, bytes) else source.read_text(encoding="utf-8")
         if any(secret in text for secret in secrets):
-            raise NotPublishable(f"{name} holds a token or a path of this machine.")
+            raise NotPublishableError(f"{name} holds a token or a path of this machine.")

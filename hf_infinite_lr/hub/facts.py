@@ -1,4 +1,4 @@
-"""What a model card is filled from: plain values of a run, a release and its model, gathered when the release is made."""
+"""What a model card is filled from: plain values, gathered when the release is made."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def release_facts(
         "datasets": sorted({found for source in sources.values() if (found := hub_id(source.get("dataset_name")))}),
         "evaluate_also": list(run.state.get("evaluate_also") or ())[:LARGEST_TABLE],
         "spent": {kind: task[kind] for kind in ("updates", "samples")} | _tokens(task, recipe),
-        "schedule": _schedule(run, place, task),
+        "schedule": _schedule(run, place),
         "trunk": _trunk(tasks, place, model.get("base_model")),
         "scores": [_scores(run, matrix, sources) for matrix in run.matrices],
         "settings": {**without_paths(dict(settings)), **_run_settings(run)},
@@ -191,7 +191,7 @@ def _tokens(task: Mapping[str, Any], recipe: Mapping[str, Any] | None) -> dict[s
     return {"tokens": {key: value * size for key, value in task["samples"].items()}} if size else {}
 
 
-def _schedule(run: Run, place: int, task: Mapping[str, Any]) -> dict[str, Any]:
+def _schedule(run: Run, place: int) -> dict[str, Any]:
     schedule, end = run.state["schedule"], run.state["global_step"]
     phases = schedule.get("phases") or ()
     last = [phase for phase in phases if phase["start_step"] < end and phase["task"] == place]

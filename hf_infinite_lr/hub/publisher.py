@@ -1,4 +1,4 @@
-"""Sends one publication: a commit of the files, a commit of the card, a tag; whatever is there already is left alone."""
+"""Sends one publication: a commit of the files, a commit of the card, a tag; what is there already is left alone."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from httpx2 import Request, Timeout
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.utils import get_session
 
 from .card import render_card
-from .contents import CARD, Contents, NotPublishable, contents_of, refuse_secrets, secrets_of
+from .contents import CARD, Contents, NotPublishableError, contents_of, refuse_secrets, secrets_of
 from .metadata import evaluation_entries
 from .queue import Publication
 
@@ -23,14 +24,16 @@ _STALE = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", 
 """Endings of weights and states that an earlier commit may have left where a loader would still find them."""
 
 _SILENCE_SECONDS = 300.0
-"""A server that says nothing for so long is given up for this attempt; the client itself would wait for ever."""
+"""A server that says nothing for so long is given up for this attempt."""
+
+_LIBRARY = "hf_infinite_lr"
 
 
 class Publisher:
     """Talks to the Hub through huggingface_hub's client.
 
-    Each attempt looks at what is there before it adds anything, and knows its own commits by their description, so that
-    an attempt after a lost answer or a kill adds no second commit.
+    Each attempt looks at what is there before it adds anything, and knows its own commits by their description, so
+    that an attempt after a lost answer or a kill adds no second commit.
 
     Args:
         output_dir (`Path`): Of the run.
@@ -42,7 +45,7 @@ class Publisher:
         self.output_dir = output_dir
         self.token = token
         self._fault_of = fault_of
-        self._api = HfApi(token=token, library_name="hf_infinite_lr")
+        self._api = HfApi(token=token, library_name=_LIBRARY)
 
     def send(self, publication: Publication) -> tuple[str, str]:
         """One attempt.
@@ -54,11 +57,10 @@ class Publisher:
             `tuple[str, str]`: The repository's full name, and the commit that the tag names.
 
         Raises:
-            NotPublishable: what trying again cannot mend.
+            NotPublishableError: what trying again cannot mend.
             HTTPError, OSError: of the client.
         """
-        if get_session().timeout.read is None:
-            get_session().timeout = _SILENCE_SECONDS
+        _bound_silence()
         files = self.files(publication)
         repo_id = self._repository(publication)
         history = self._history(publication, repo_id)
@@ -68,7 +70,7 @@ class Publisher:
             if publication.weights in description:
                 return repo_id, tagged
             if not description.startswith(publication.origin):
-                raise NotPublishable(f"the tag {publication.tag} of {repo_id} belongs to something else")
+                raise NotPublishableError(f"the tag {publication.tag} of {repo_id} belongs to something else")
         commit = self._commit(publication, repo_id, "files", files, history)
         if publication.kind == "release":
             commit = self._commit(publication, repo_id, "card", self.card(publication, repo_id), history)
@@ -84,11 +86,11 @@ class Publisher:
             publication ([`Publication`]): What to send.
 
         Raises:
-            NotPublishable: for a directory that is not whole or holds what must not be published.
+            NotPublishableError: for a directory that is not whole or holds what must not be published.
         """
         folder = self.output_dir / publication.folder
         if (fault := self._fault_of(folder)) is not None:
-            raise NotPublishable(f"{publication.folder} is not whole: {fault}")
+            raise NotPublishableError(f"{publication.folder} is not whole: {fault}")
         return contents_of(folder, publication.kind, secrets=secrets_of(self.output_dir, self.token))
 
     def card(self, publication: Publication, repo_id: str | None) -> Contents:
@@ -99,13 +101,13 @@ class Publisher:
             repo_id (`str`, *optional*): The repository's full name, where it is known.
 
         Raises:
-            NotPublishable: for a card that holds what must not be published, or has no valid metadata.
+            NotPublishableError: for a card that holds what must not be published, or has no valid metadata.
         """
         facts = read_facts(self.output_dir / publication.folder)
         try:
             contents: Contents = {CARD: render_card(facts, repo_id=repo_id).encode()}
         except ValueError as error:
-            raise NotPublishable(str(error)) from error
+            raise NotPublishableError(str(error)) from error
         if (entries := evaluation_entries(facts)) is not None:
             contents[_EVALUATION] = entries
         refuse_secrets(contents, secrets_of(self.output_dir, self.token))
@@ -152,13 +154,27 @@ class Publisher:
         except json.JSONDecodeError:  # of a server in trouble, which answers in HTML
             raise
         except ValueError as error:  # of the Hub's own validation of a card's metadata
-            raise NotPublishable(f"the Hub refuses {publication.folder}: {error}") from error
+            raise NotPublishableError(f"the Hub refuses {publication.folder}: {error}") from error
 
     def _stale(self, publication: Publication, repo_id: str, contents: Contents) -> list[CommitOperationDelete]:
         """Weights of an earlier commit that this one does not replace, such as a shard too many."""
         there = self._api.list_repo_files(repo_id, revision=publication.branch)
         stale = [name for name in there if "/" not in name and name.endswith(_STALE) and name not in contents]
         return [CommitOperationDelete(name) for name in stale]
+
+
+def _bound_silence() -> None:
+    """Gives our requests a timeout. The client sets none, and for paged listings no argument reaches it either."""
+    session = get_session()
+    hooks = session.event_hooks
+    if _set_timeout not in hooks["request"]:
+        hooks["request"].append(_set_timeout)
+        session.event_hooks = hooks
+
+
+def _set_timeout(request: Request) -> None:
+    if _LIBRARY in request.headers.get("user-agent", ""):
+        request.extensions["timeout"] = Timeout(_SILENCE_SECONDS).as_dict()
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from huggingface_hub import is_offline_mode
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import parse_ratelimit_headers
 
-from .contents import NotPublishable
+from .contents import NotPublishableError
 from .publisher import Publisher
 from .queue import FOLDER, Publication, PublicationQueue
 
@@ -83,7 +83,7 @@ def _send_all(
     while unsent := [each for each in queue.waiting() if each not in faults]:
         try:
             repo_id = _send_one(queue, publisher, unsent[0], pause)
-        except NotPublishable as error:
+        except NotPublishableError as error:
             faults[unsent[0]] = str(error)
         except Stopped as error:
             return _all_left(queue, faults, str(error))
@@ -108,7 +108,7 @@ def _send_one(
             repo_id, commit = publisher.send(publication)
         # hf_xet reports what goes wrong in its uploads as RuntimeError; a server in trouble may answer in HTML.
         except (HTTPError, OSError, RuntimeError, JSONDecodeError) as error:
-            seconds = _seconds_until_retry(error, publication, wait)
+            seconds = _seconds_until_retry(error, wait)
             logger.info("%s is tried again in %.0f s: %s", publication.folder, seconds, short(error))
             if not pause(seconds):
                 raise Stopped(short(error)) from error
@@ -118,12 +118,12 @@ def _send_one(
             return repo_id
 
 
-def _seconds_until_retry(error: Exception, publication: Publication, wait: float) -> float:
+def _seconds_until_retry(error: Exception, wait: float) -> float:
     """How long to wait after a failure.
 
     Raises:
         Stopped: the account or the repository does not allow it.
-        NotPublishable: the Hub does not take this publication.
+        NotPublishableError: the Hub does not take this publication.
     """
     if isinstance(error, OfflineModeIsEnabled):
         raise Stopped("HF_HUB_OFFLINE is set") from error
@@ -133,7 +133,7 @@ def _seconds_until_retry(error: Exception, publication: Publication, wait: float
     if status in _REFUSALS:
         raise Stopped(short(error)) from error
     if status < 500 and status not in _PASSING:
-        raise NotPublishable(short(error)) from error
+        raise NotPublishableError(short(error)) from error
     limit = parse_ratelimit_headers(error.response.headers)
     if status == 429 and limit is not None and limit.remaining == 0:
         return max(wait, limit.reset_in_seconds)

@@ -1,4 +1,4 @@
-"""Where the card templates lie: `model_cards/` beside the package in a checkout, a shared folder of an installation."""
+"""Where the card templates lie: `model_cards/` of a checkout, or a shared folder of an installation."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def write_report_of(run: Run, folder: Path) -> Path:
     sections += _rate_section(run, pictures)
     if "loss.png" in pictures:
         sections += ["## Losses", "![loss per task](loss.png)"]
-    sections += _spent_section(run)
+    sections += _spent_section(run, linked=folder.parent == run.path)
     for title, key in (("Compute", "compute"), ("Settings", "settings"), ("Versions", "versions")):
         if run.state.get(key):
             sections += [f"## {title}", _mapping_table(run.state[key])]
@@ -158,7 +158,7 @@ def _rate_section(run: Run, pictures: Sequence[str]) -> list[str]:
     return [*section, markdown(rows)] if len(rows) > 1 else section
 
 
-def _spent_section(run: Run) -> list[str]:
+def _spent_section(run: Run, *, linked: bool) -> list[str]:
     head = ["task", "steps", "updates spent", "updates on the path", "samples spent", "samples on the path"]
     rows = [[*head, "samples for the release only", "samples unused", "trunk", "release"]]
     for task in run.tasks:
@@ -166,7 +166,8 @@ def _spent_section(run: Run) -> list[str]:
         counts = [
             (known.get(kind) or {}).get(part) for kind in ("updates", "samples") for part in ("spent", "on_path")
         ]
-        links = [f"[{task[kind]}](../{task[kind]})" if task.get(kind) else NOTHING for kind in ("trunk", "release")]
+        places = [task.get(kind) or NOTHING for kind in ("trunk", "release")]
+        links = [f"[{place}](../{place})" if linked and place != NOTHING else place for place in places]
         kept = [count(_samples_for_release(run, task)), count(task.get("num_unused_samples"))]
         rows.append([task["name"], count(task.get("num_steps")), *map(count, counts), *kept, *links])
     text = (

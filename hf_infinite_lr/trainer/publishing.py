@@ -94,7 +94,7 @@ class Publishing(Host):
         if self._sender is not None:
             self._sender.finish()
 
-    def push_to_hub(self, *args: Any, **kwargs: Any) -> str | None:
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> str | None:  # type: ignore[override]
         """Sends the queue and waits for it; called at the end of scripts and by `save_model`.
 
         Releases of this run that were never in the queue come into it first. Messages and cards are made of the run's
