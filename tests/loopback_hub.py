@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
@@ -99,6 +100,7 @@ class LoopbackHub:
         self.tokens: set[str | None] = set()
         self.stopping, self.hanging = threading.Event(), threading.Event()
         self.lock = threading.Lock()
+        self.bytes_per_second: float | None = None
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
@@ -317,7 +319,7 @@ def _handler(hub):
             if fault is not None and fault.kind == "cut":
                 self.rfile.read(length // 2)
                 return self.drop()
-            raw = self.rfile.read(length)
+            raw = self.receive(length)
             if fault is not None and fault.kind == "hang":
                 return self.hang()
             if fault is not None and fault.kind == "html":
@@ -343,6 +345,16 @@ def _handler(hub):
                 oid = hub.repos[found["repo"]].find(found["revision"]).oid
                 return self.send(200, result, **{"ETag": f'"{git_oid(result)}"', "X-Repo-Commit": oid})
             return self.send(200, json.dumps(result).encode())
+
+        def receive(self, length):
+            if hub.bytes_per_second is None:
+                return self.rfile.read(length)
+            parts = []
+            while length > 0:
+                parts.append(self.rfile.read(min(length, 1 << 16)))
+                length -= len(parts[-1])
+                time.sleep(len(parts[-1]) / hub.bytes_per_second)
+            return b"".join(parts)
 
         def body(self, raw):
             if self.headers.get("content-type") == "application/x-ndjson":

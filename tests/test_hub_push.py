@@ -168,7 +168,9 @@ def test_a_release_that_the_run_made_again_with_other_weights_replaces_its_own(h
     queue.add("release", "01-a", "user/model", branch="main", private=None)
     assert send(queue) == []
     assert hub.files("task-01-a")["model.safetensors"] == (folder / "model.safetensors").read_bytes()
-    assert hub.titles() == RELEASE * 2
+    assert hub.titles() == [*RELEASE, "release 01-a"], "the card is the same, and the client leaves it"
+    queue.add("release", "01-a", "user/model", branch="main", private=None)
+    assert queue.waiting() == []
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from .contents import CARD, RECIPE, NotPublishableError, without_paths
 from .download import fetch_trunk, is_hub_revision
 from .facts import changed_settings, model_facts, release_facts
 from .publisher import CARD_FACTS, Publisher, read_facts
-from .queue import Publication, PublicationQueue
+from .queue import Publication, PublicationQueue, weights_digest
 from .sending import Left, left_sentence, send_queue
 
 __all__ = [
@@ -28,5 +28,6 @@ __all__ = [
     "release_facts",
     "render_card",
     "send_queue",
+    "weights_digest",
     "without_paths",
 ]

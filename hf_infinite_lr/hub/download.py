@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from httpx2 import HTTPError
 from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import EntryNotFoundError
 
 from .contents import MANIFEST
+from .sending import short
 
 _REVISION = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w./-]+)")
 
@@ -47,13 +48,10 @@ def fetch_trunk(
     assert match is not None, checkpoint
     repo_id, revision = match["repo"], match["revision"]
     try:
-        manifest = hf_hub_download(repo_id, MANIFEST, revision=revision, token=token)
-    except EntryNotFoundError as error:
-        raise ValueError(
-            f"resume_from_checkpoint={checkpoint!r} has no {MANIFEST}: it is no published trunk."
-        ) from error
-    names = _names(Path(manifest), checkpoint)
-    snapshot = Path(snapshot_download(repo_id, revision=revision, allow_patterns=[*names, MANIFEST], token=token))
+        names = _names(Path(hf_hub_download(repo_id, MANIFEST, revision=revision, token=token)), checkpoint)
+        snapshot = Path(snapshot_download(repo_id, revision=revision, allow_patterns=[*names, MANIFEST], token=token))
+    except (HTTPError, OSError) as error:
+        raise ValueError(f"resume_from_checkpoint={checkpoint!r} cannot be had: {short(error)}.") from error
     for name in [*names, MANIFEST]:
         if (snapshot / name).exists():
             (aside / name).parent.mkdir(parents=True, exist_ok=True)

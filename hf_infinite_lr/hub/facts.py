@@ -57,7 +57,7 @@ def release_facts(
     return {
         "schema_version": _SCHEMA_VERSION,
         "directory": directory,
-        "output_dir": run.path.resolve().name,
+        "output_dir": " ".join(run.path.resolve().name.split()),
         "hub": dict(hub),
         "model": dict(model),
         "task": {key: task.get(key) for key in ("name", "directory", "start_step", "branch_step", "end_step")}

@@ -92,7 +92,7 @@ class PublicationQueue:
             branch (`str`): The branch.
             private (`bool`, *optional*): Of a repository that has yet to be created.
         """
-        digest = _weights_digest(self.output_dir / KINDS[kind] / name)
+        digest = weights_digest(self.output_dir / KINDS[kind] / name)
         new = Publication(kind, name, repo_id, branch, private, self._run_id(), digest)
         if asdict(new) in [sent["publication"] for sent in self.sent()]:
             return
@@ -150,8 +150,11 @@ class PublicationQueue:
         write_text(json.dumps(content, indent=2) + "\n", file)
 
 
-def _weights_digest(folder: Path) -> str:
-    """Of the weights that the manifest lists: the other files hold times and paths, which differ after a resume."""
+def weights_digest(folder: Path) -> str:
+    """Identity of the weights that a directory's manifest lists.
+
+    The other files do not count: they hold times and paths, which differ after a resume.
+    """
     files = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
     weights = {name: facts["sha256"] for name, facts in files.items() if name.endswith(".safetensors")}
     return hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()[:16]

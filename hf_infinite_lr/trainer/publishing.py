@@ -27,6 +27,7 @@ from hf_infinite_lr.hub import (
     model_facts,
     release_facts,
     render_card,
+    weights_digest,
     without_paths,
 )
 from hf_infinite_lr.report.markdown import REPORT_FOLDER, write_report_of
@@ -126,7 +127,7 @@ class Publishing(Host):
         return PublicationQueue(self._output_dir)
 
     def _publish_trunk(self, name: str) -> None:
-        if self.args.push_to_hub and self.args.hub_strategy in _WITH_TRUNKS:
+        if self.args.push_to_hub and self.is_world_process_zero() and self.args.hub_strategy in _WITH_TRUNKS:
             self._publish("trunk", name)
             self._send()
 
@@ -197,10 +198,20 @@ class Publishing(Host):
             if self.is_world_process_zero():
                 folder = aside / "downloaded"
                 name = fetch_trunk(checkpoint, folder, checkpoints.fault_of, token=self.args.hub_token)
-                checkpoints.move_into_place(folder, self._output_dir / "trunk" / name)
+                self._take_trunk(folder, self._output_dir / "trunk" / name, checkpoint)
                 (aside / "name").write_text(name, encoding="utf-8")
             self.accelerator.wait_for_everyone()
             return str(self._output_dir / "trunk" / (aside / "name").read_text(encoding="utf-8"))
+
+    def _take_trunk(self, folder: Path, target: Path, checkpoint: str) -> None:
+        """Puts a downloaded trunk where the run looks for it, and never over another one."""
+        if not target.exists():
+            checkpoints.move_into_place(folder, target)
+        elif weights_digest(target) != weights_digest(folder):
+            raise ValueError(
+                f"resume_from_checkpoint={checkpoint!r} would take the place of {str(target)!r}, which holds other "
+                "weights: name another output_dir."
+            )
 
 
 def _device_name(device: torch.device) -> str:
