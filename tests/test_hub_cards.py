@@ -32,7 +32,7 @@ HOSTILE = [
 ]
 
 
-def run_of(names, path, columns=None):
+def run_of(names, path):
     """A finished run over these tasks, as the trainer's own record would tell it."""
     tasks = [
         {
@@ -66,8 +66,8 @@ def run_of(names, path, columns=None):
         "compute": {"train_seconds": 1.0, "evaluation_seconds": 0.5},
         "units": {"eval_loss": "nats"},
     }
-    rows = [[1.0 + place] * len(names) for place in range(len(names))] if len(names) < 50 else [[1.0] * len(names)]
-    matrix = TaskMatrix(names, names, "eval_loss", False, rows)
+    shown = names[:1000]
+    matrix = TaskMatrix(shown, shown, "eval_loss", False, [[1.0 + place] * len(shown) for place in range(len(shown))])
     return Run(path, state, (matrix,), [])
 
 
@@ -79,6 +79,7 @@ def facts_of(run, recipe=None, **changes):
             "kind": "lm",
             "causal": True,
             "num_parameters": 12,
+            "num_trained": 12,
             "base_model": None,
             "from_scratch": True,
             "has_config": True,
@@ -260,7 +261,7 @@ def test_changed_settings_name_no_place_and_no_account(tmp_path):
 
 def test_what_a_model_is_stands_in_its_files(tmp_path):
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "/models/llama"}')
-    facts = model_facts(tmp_path, "PeftModelForCausalLM", 5, None)
+    facts = model_facts(tmp_path, "PeftModelForCausalLM", num_parameters=5, num_trained=1, base_model=None)
     assert (facts["kind"], facts["base_model"], facts["from_scratch"], facts["causal"]) == (
         "adapter",
         None,
@@ -269,7 +270,7 @@ def test_what_a_model_is_stands_in_its_files(tmp_path):
     )
     (tmp_path / "adapter_config.json").unlink()
     (tmp_path / "config.json").write_text('{"model_type": "vit_mae", "image_size": 32, "num_channels": 3}')
-    facts = model_facts(tmp_path, "ViTMAEForPreTraining", 5, "user/base")
+    facts = model_facts(tmp_path, "ViTMAEForPreTraining", num_parameters=5, num_trained=5, base_model="user/base")
     assert (facts["kind"], facts["base_model"], facts["image"]) == ("mae", "user/base", [3, 32])
 
 
@@ -296,3 +297,53 @@ def test_published_files_hold_no_paths_no_pickles_and_no_secrets(tmp_path, monke
     with pytest.raises(NotPublishableError, match=r"model\.pt is a pickle"):
         contents_of(folder, "release", secrets=secrets)
     assert "model.pt" in contents_of(folder, "trunk", secrets=secrets)
+
+
+def _language_model(folder):
+    from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=384, max_position_embeddings=64, **sizes))
+    model.save_pretrained(folder)
+    ByT5Tokenizer().save_pretrained(folder)
+    return type(model).__name__
+
+
+def _masked_autoencoder(folder):
+    from transformers import ViTMAEConfig, ViTMAEForPreTraining
+
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    decoder = {f"decoder_{name}": value for name, value in sizes.items()}
+    model = ViTMAEForPreTraining(ViTMAEConfig(image_size=8, patch_size=4, **sizes, **decoder))
+    model.save_pretrained(folder)
+    return type(model).__name__
+
+
+def _adapter(folder):
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaForCausalLM
+
+    _language_model(folder.parent / "base")
+    base = LlamaForCausalLM.from_pretrained(folder.parent / "base")
+    model = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    model.save_pretrained(folder)
+    return type(model).__name__
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(
+    ("make", "made"), [(_language_model, "generate"), (_masked_autoencoder, "features"), (_adapter, "model")]
+)
+def test_the_cards_code_runs_on_the_release(make, made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = run_of(["web"], tmp_path / "run")
+    folder = run.path / "releases" / "01-task"
+    folder.mkdir(parents=True)
+    model_class = make(folder)
+    model = model_facts(folder, model_class, num_parameters=5, num_trained=5, base_model=None)
+    card = render_card(facts_of(run, model=model, hub={"repo_id": None, "trunks": False, "license": None}))
+    found = {}
+    exec(re.search(r"## Use it\s+```python\n(.*?)```", card, re.DOTALL)[1], found)
+    assert found[made] is not None
+    if made == "features":
+        assert found["features"].shape == (1, 8)

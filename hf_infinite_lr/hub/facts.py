@@ -78,13 +78,16 @@ def release_facts(
     }
 
 
-def model_facts(folder: Path, model_class: str, num_parameters: int, base_model: str | None) -> dict[str, Any]:
+def model_facts(
+    folder: Path, model_class: str, *, num_parameters: int, num_trained: int, base_model: str | None
+) -> dict[str, Any]:
     """What the saved model is.
 
     Args:
         folder (`Path`): The release.
         model_class (`str`): Of the model that was trained.
         num_parameters (`int`): All, frozen ones included.
+        num_trained (`int`): Those that are not frozen.
         base_model (`str`, *optional*): What it was loaded from: a Hub id or a local path.
     """
     adapter = _read(folder / "adapter_config.json")
@@ -96,6 +99,7 @@ def model_facts(folder: Path, model_class: str, num_parameters: int, base_model:
         "kind": "adapter" if adapter else _kind(model_class),
         "causal": model_class.endswith(("ForCausalLM", "LMHeadModel")),
         "num_parameters": num_parameters,
+        "num_trained": num_trained,
         "base_model": hub_id(base),
         "from_scratch": not base,
         "has_config": bool(config),

@@ -175,7 +175,13 @@ class Publishing(Host):
     def _model_facts(self, folder: Path) -> dict[str, Any]:
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         base_model = model.config.name_or_path if isinstance(model, PreTrainedModel) else None
-        return model_facts(folder, type(model).__name__, get_model_param_count(model), base_model)
+        return model_facts(
+            folder,
+            type(model).__name__,
+            num_parameters=get_model_param_count(model),
+            num_trained=get_model_param_count(model, trainable_only=True),
+            base_model=base_model,
+        )
 
     def _leave_recipe(self, folder: Path) -> dict[str, Any] | None:
         """Copies the run's recipe without what belongs to this machine and this account; None without one."""
