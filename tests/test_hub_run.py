@@ -212,7 +212,7 @@ conftest.run({str(tmp_path / "run")!r}, resume=True, evaluate_on="none", push_to
         environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "PYTHONPATH": paths}
         hub.fail("commit", "hang_done")
         child = subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.DEVNULL)
-        assert hub.hanging.wait(300)
+        assert hub.hanging.wait(600)
         child.kill()
         child.wait()
         assert (tmp_path / "run" / "hub" / "waiting").is_dir()

@@ -98,6 +98,7 @@ def _words(facts: Mapping[str, Any], repo_id: str | None) -> dict[str, Any]:
     """What the templates read: the facts, the names under which the model is loaded, and finished tables."""
     tag = tag_of("release", facts["directory"])
     path = f"{facts['output_dir']}/releases/{facts['directory']}"
+    trunk_on_hub = bool(repo_id and facts["hub"]["trunks"])
     return {
         **facts,
         "repo_id": repo_id,
@@ -105,8 +106,8 @@ def _words(facts: Mapping[str, Any], repo_id: str | None) -> dict[str, Any]:
         "path": repo_id or path,
         "revision": f", revision={_python(tag)}" if repo_id else "",
         "local": facts["output_dir"],
-        "trunk_on_hub": bool(repo_id and facts["hub"]["trunks"]),
-        "glance_table": markdown(_glance(facts)),
+        "trunk_on_hub": trunk_on_hub,
+        "glance_table": markdown(_glance(facts, trunk_on_hub)),
         "stream_table": markdown(_stream_rows(facts)),
         "shown": [scores for scores in facts["scores"] if scores["shown"]],
         "score_tables": {scores["metric"]: markdown(_score_rows(scores)) for scores in facts["scores"]},
@@ -118,7 +119,7 @@ def _words(facts: Mapping[str, Any], repo_id: str | None) -> dict[str, Any]:
     }
 
 
-def _glance(facts: Mapping[str, Any]) -> list[list[str]]:
+def _glance(facts: Mapping[str, Any], trunk_on_hub: bool) -> list[list[str]]:
     schedule, spent, trunk = facts["schedule"], facts["spent"], facts["trunk"]
     rows = [["", ""], ["task", f"{facts['task']['number']} of {facts['num_tasks']}, {text(facts['task']['name'])}"]]
     rows.append(["phase at the release", code(schedule["phase"] or schedule["name"])])
@@ -131,13 +132,22 @@ def _glance(facts: Mapping[str, Any]) -> list[list[str]]:
         rows.append([f"{kind}: on the path / spent", f"{count(counts['on_path'])} / {count(counts['spent'])}"])
     rows.append(["optimizer state", "not in this release; it is in the trunk" if trunk else "not in this release"])
     if trunk:
-        rows.append(["grew from the trunk", f"{code(trunk['tag'])}, step {count(trunk['step'])}"])
-        rows.append(["parent of that trunk", code(trunk["parent"]) if trunk["parent"] else _no_parent(facts)])
+        own, parent = (_trunk_name(trunk[key], trunk_on_hub) for key in ("directory", "parent"))
+        rows.append(["grew from the trunk", f"{own}, step {count(trunk['step'])}"])
+        rows.append(["parent of that trunk", parent or _origin(facts)])
     return rows
 
 
-def _no_parent(facts: Mapping[str, Any]) -> str:
-    return "none: trained from scratch" if facts["model"]["from_scratch"] else "a local model"
+def _trunk_name(directory: str | None, on_hub: bool) -> str | None:
+    """A trunk by its tag, or where it is not published by its directory."""
+    return directory and code(tag_of("trunk", directory) if on_hub else f"trunk/{directory}")
+
+
+def _origin(facts: Mapping[str, Any]) -> str:
+    model = facts["model"]
+    if model["base_model"]:
+        return code(model["base_model"])
+    return "none: trained from scratch" if model["from_scratch"] else "a local model"
 
 
 def _stream_rows(facts: Mapping[str, Any]) -> list[list[str]]:

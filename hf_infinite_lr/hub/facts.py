@@ -68,7 +68,7 @@ def release_facts(
         "evaluate_also": list(run.state.get("evaluate_also") or ())[:LARGEST_TABLE],
         "spent": {kind: task[kind] for kind in ("updates", "samples")} | _tokens(task, recipe),
         "schedule": _schedule(run, place),
-        "trunk": _trunk(tasks, place, model.get("base_model")),
+        "trunk": _trunk(tasks, place),
         "scores": [_scores(run, matrix, sources) for matrix in run.matrices],
         "settings": {**without_paths(dict(settings)), **_run_settings(run)},
         "versions": dict(run.state.get("versions") or {}),
@@ -214,7 +214,7 @@ def _schedule(run: Run, place: int) -> dict[str, Any]:
     }
 
 
-def _trunk(tasks: Sequence[Mapping[str, Any]], place: int, base_model: str | None) -> dict[str, Any] | None:
+def _trunk(tasks: Sequence[Mapping[str, Any]], place: int) -> dict[str, Any] | None:
     """What the release grew from, and what that grew from."""
     task = tasks[place]
     if not task.get("directory"):
@@ -225,7 +225,7 @@ def _trunk(tasks: Sequence[Mapping[str, Any]], place: int, base_model: str | Non
         "tag": tag_of("trunk", task["directory"]),
         "step": task["end_step"] if branch is None else branch,
         "num_anneal_steps": 0 if branch is None else task["end_step"] - branch,
-        "parent": tag_of("trunk", tasks[place - 1]["directory"]) if place else base_model,
+        "parent": tasks[place - 1]["directory"] if place else None,
     }
 
 
