@@ -132,10 +132,9 @@ def main():
     endpoint, done = spawn.Queue(), spawn.Event()
     server = spawn.Process(target=serve, args=(arguments.megabytes_per_second * 1e6, endpoint, done), daemon=True)
     server.start()
-    import huggingface_hub
+    from huggingface_hub import constants
 
-    huggingface_hub.constants.ENDPOINT = endpoint.get()
-    huggingface_hub.constants.HF_HUB_OFFLINE = False
+    constants.ENDPOINT, constants.HF_HUB_OFFLINE = endpoint.get(), False
     watch = measure(arguments.pairs)
     done.set()
     quiet, publishing = zip(*watch.pairs[1:], strict=True)
