@@ -35,6 +35,7 @@ from hf_infinite_lr.report.run import Run, known_matrices
 
 from . import checkpoints
 from .host import Host
+from .preemption import Preemption
 from .record import PRIMARY_METRIC, RunRecord
 
 logger = logging.getLogger(__name__)
@@ -85,14 +86,14 @@ class Publishing(Host):
         """Checkpoints are not published; trunks are, by the queue."""
 
     def _finish_current_push(self) -> None:
-        """Waits for the queue at the end of the training."""
+        """Waits for the queue at the end of the training; after SIGTERM there is no time to, and it keeps."""
         if not self.args.push_to_hub or not self.is_world_process_zero():
             return
         if self.args.hub_strategy == HubStrategy.END and self._newest_release is not None:
             self._publish("release", self._newest_release)
         if self._queue.waiting():
             self._send()
-        if self._sender is not None:
+        if self._sender is not None and not self._preempted:
             self._sender.finish()
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> str | None:  # type: ignore[override]
@@ -115,6 +116,11 @@ class Publishing(Host):
         if self._sender is not None:
             self._sender.finish()
         return self._repo_id
+
+    @property
+    def _preempted(self) -> bool:
+        callbacks = self.callback_handler.callbacks
+        return any(isinstance(callback, Preemption) and callback.acted for callback in callbacks)
 
     # ---- The queue ---------------------------------------------------------------------------------------------
 
