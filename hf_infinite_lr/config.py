@@ -72,6 +72,8 @@ class ContinualArguments:
             logged.
         embedding_learning_rate (`float`, *optional*):
             Peak of the input and output embeddings, where it is not `learning_rate`; the schedule scales both alike.
+        hub_license (`str`, *optional*):
+            License that the metadata of the model cards names, such as `apache-2.0`.
     """
 
     task_steps: list[int] | None = field(
@@ -106,6 +108,7 @@ class ContinualArguments:
     embedding_learning_rate: float | None = field(
         default=None, metadata={"help": "Peak learning rate of the embeddings; learning_rate by default."}
     )
+    hub_license: str | None = field(default=None, metadata={"help": "License named by the model cards."})
 
     def __post_init__(self) -> None:
         host: Any = self
@@ -311,9 +314,5 @@ _UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
         "its rate follows the metrics, so it is no function of the step",
     ),
     "train_sampling_strategy": (("group_by_length", "batch_rebalance", "sequential"), "a stream has its own order"),
-    "push_to_hub": (
-        (True,),
-        "releases are not pushed from within a run yet; upload a releases/ directory afterwards",
-    ),
 }
 """Trainer's settings with the values that are refused, and why."""

@@ -25,6 +25,7 @@ BATCH = 8
 def no_pictures(request, monkeypatch):
     """Runs of a few steps leave no report, whose pictures would take longer than they; `pictures` asks for it."""
     if "pictures" not in request.keywords:
+        monkeypatch.setattr("hf_infinite_lr.trainer.publishing.write_report_of", lambda run, folder: None)
         monkeypatch.setattr("hf_infinite_lr.trainer.mixin.write_report", lambda path: None)
 
 

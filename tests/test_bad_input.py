@@ -98,7 +98,8 @@ def test_schedule_arguments(tiny, tmp_path, kwargs, message):
         ({"accelerator_config": {"split_batches": True}}, r"accelerator_config\.split_batches=True cannot be used"),
         ({"accelerator_config": {"dispatch_batches": True}}, r"accelerator_config\.dispatch_batches=True cannot"),
         ({"train_sampling_strategy": "group_by_length"}, r"train_sampling_strategy='group_by_length' cannot be used"),
-        ({"push_to_hub": True}, r"push_to_hub=True cannot be used"),
+        ({"push_to_hub": True, "release": "none"}, r"push_to_hub=True with release='none' .* publishes nothing"),
+        ({"push_to_hub": True, "hub_model_id": "a/b/c"}, r"hub_model_id='a/b/c' must be a name on the Hub"),
         (
             {"lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": {}, "eval_strategy": "epoch"},
             r"lr_scheduler_type='reduce_lr_on_plateau' cannot be used",

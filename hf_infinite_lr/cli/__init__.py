@@ -12,6 +12,7 @@ VERBS = {
     "anneal": "make a release of a trunk checkpoint, whenever it was saved",
     "show": "draw a learning rate before a run starts",
     "report": "tables and pictures of one run, or of several side by side",
+    "push": "send to the Hub what a run has not been able to publish",
 }
 
 _USAGE = "usage: hf-infinite-lr VERB ...\n\n" + "\n".join(f"  {verb:8}{text}" for verb, text in VERBS.items())
@@ -24,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv (`Sequence[str]`, *optional*): Verb and its arguments; those of the process by default.
 
     Returns:
-        `int`: The exit status: 0, 1 for input that is refused, 2 for a wrong call.
+        `int`: The exit status: 0, 1 for input that is refused, 2 for a wrong call, 3 while `push` has not sent all.
     """
     verb, *rest = [*(sys.argv[1:] if argv is None else argv), ""]
     rest = rest[:-1]

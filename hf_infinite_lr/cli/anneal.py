@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_infinite_lr.cli.run import leave_process_group
-from hf_infinite_lr.cli.train import RECIPE, refuse
+from hf_infinite_lr.cli.train import refuse
+from hf_infinite_lr.hub import RECIPE
 from hf_infinite_lr.recipe import load_recipe, parse_value
 from hf_infinite_lr.recipe.document import read_document
 from hf_infinite_lr.recipe.recipe import OBJECTIVES

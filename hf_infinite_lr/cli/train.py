@@ -11,13 +11,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from hf_infinite_lr.announcement import is_main_process
 from hf_infinite_lr.cli.run import leave_process_group
+from hf_infinite_lr.hub import RECIPE
 from hf_infinite_lr.recipe import Recipe, load_recipe
 from hf_infinite_lr.report import read_run, render_screen
 from hf_infinite_lr.trainer.disk import SaveError, saving
 from hf_infinite_lr.trainer.preemption import Preemption
-
-RECIPE = "recipe.yaml"
-"""Where a run keeps its recipe, below `output_dir`."""
 
 _USAGE = """usage: hf-infinite-lr train --config RECIPE.yaml [--key value ...]
 

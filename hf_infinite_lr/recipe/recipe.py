@@ -189,8 +189,9 @@ class Recipe:
         return trainer
 
     def write(self, path: Path) -> None:
-        """Writes the recipe, overrides included, where a run leaves it."""
-        write_text(path, yaml.safe_dump(self.content, sort_keys=False, allow_unicode=True))
+        """Writes the recipe, overrides included, where a run leaves it; without a token."""
+        content = {key: value for key, value in self.content.items() if key != "hub_token"}
+        write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def _part_identity(identity: str | None, entry: Entry, name: str) -> str | None:

@@ -37,7 +37,22 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
         ValueError: no run lies there, or its files are not whole.
     """
     run = read_run(run_dir)
-    folder = run.path / REPORT_FOLDER
+    return write_report_of(run, run.path / REPORT_FOLDER)
+
+
+def write_report_of(run: Run, folder: Path) -> Path:
+    """
+    Write the report of a run to any folder.
+
+    Args:
+        run ([`Run`]):
+            The run.
+        folder (`Path`):
+            Where to write.
+
+    Returns:
+        `Path`: the Markdown file.
+    """
     pictures = _write_pictures(run, folder)
     sections = [f"# {run.path.resolve().name}", status_line(run, "This run")]
     for matrix in run.matrices:
@@ -48,7 +63,7 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
     sections += _rate_section(run, pictures)
     if "loss.png" in pictures:
         sections += ["## Losses", "![loss per task](loss.png)"]
-    sections += _spent_section(run)
+    sections += _spent_section(run, linked=folder.parent == run.path)
     for title, key in (("Compute", "compute"), ("Settings", "settings"), ("Versions", "versions")):
         if run.state.get(key):
             sections += [f"## {title}", _mapping_table(run.state[key])]
@@ -158,14 +173,15 @@ def _rate_section(run: Run, pictures: Sequence[str]) -> list[str]:
     return [*section, markdown(rows)] if len(rows) > 1 else section
 
 
-def _spent_section(run: Run) -> list[str]:
+def _spent_section(run: Run, *, linked: bool) -> list[str]:
     kinds = [kind for kind in ("updates", "samples", "tokens") if any(task.get(kind) for task in run.tasks)]
     head = ["task", "steps", *(f"{kind} {part}" for kind in kinds for part in ("spent", "on the path"))]
     rows = [[*head, "samples for the release only", "samples unused", "trunk", "release"]]
     for task in run.tasks:
         known = task if run.has_ended(task) else {}
         counts = [(known.get(kind) or {}).get(part) for kind in kinds for part in ("spent", "on_path")]
-        links = [f"[{task[kind]}](../{task[kind]})" if task.get(kind) else NOTHING for kind in ("trunk", "release")]
+        places = [task.get(kind) or NOTHING for kind in ("trunk", "release")]
+        links = [f"[{place}](../{place})" if linked and place != NOTHING else place for place in places]
         kept = [count(_samples_for_release(run, task)), count(task.get("num_unused_samples"))]
         rows.append([task["name"], count(task.get("num_steps")), *map(count, counts), *kept, *links])
     text = (

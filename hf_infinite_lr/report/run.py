@@ -152,8 +152,12 @@ def read_run(path: str | os.PathLike[str]) -> Run:
             raise ValueError(f"{folder / STATE_FILE} has a task without {', '.join(lacking)}: it is not whole.")
     others = sorted(set(folder.glob("task_matrix.*.json")))
     primary = [folder / MATRIX_FILE] if (folder / MATRIX_FILE).exists() else []
-    matrices = [matrix for matrix in map(_read_matrix, [*primary, *others]) if _is_known(matrix)]
-    return Run(folder, state, tuple(matrices), _read_history(folder))
+    return Run(folder, state, known_matrices(map(_read_matrix, [*primary, *others])), _read_history(folder))
+
+
+def known_matrices(matrices: Iterable[TaskMatrix]) -> tuple[TaskMatrix, ...]:
+    """The matrices in which anything was evaluated."""
+    return tuple(matrix for matrix in matrices if _is_known(matrix))
 
 
 def _read_json(file: Path) -> dict[str, Any]:

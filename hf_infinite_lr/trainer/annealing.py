@@ -37,6 +37,7 @@ class AnnealingAfterwards(Host):
     _resumed_from: Path | None
     _output_dir: Path
     _new_record: Callable[[], RunRecord]
+    _local_checkpoint: Callable[[Any], Any]
 
     def anneal(self, checkpoint: str | Path, num_anneal_steps: int | float, *, task: str | None = None) -> Path:
         """Makes a release of a trunk checkpoint of this run, whenever it was saved; the trunk stays as it is.
@@ -45,7 +46,7 @@ class AnnealingAfterwards(Host):
         bit, the branch that the run itself grows there. It may run while another process goes on with the trunk.
 
         Args:
-            checkpoint (`str` or `Path`): `trunk/...` or a `checkpoint-N` that lies on the trunk.
+            checkpoint (`str` or `Path`): `trunk/...`, a `checkpoint-N` that lies on the trunk, or a trunk on the Hub.
             num_anneal_steps (`int` or `float`): Length of the branch: steps, or a share of the task.
             task (`str`, *optional*): Name of a task of this trainer on whose data the branch trains instead, from its
                 first batch. The data of the checkpoint's own tasks is then not needed, and not replayed.
@@ -59,6 +60,7 @@ class AnnealingAfterwards(Host):
         """
         if self.schedule is None or schedule_name(self.args) != "infinite":
             raise ValueError(f"lr_scheduler_type={schedule_name(self.args)!r} has no trunk: only infinite can anneal.")
+        checkpoint = self._local_checkpoint(checkpoint)
         run = self.stream, self.plan, self.schedule, self.record
         try:
             self._branch_off(Path(checkpoint), num_anneal_steps, task)

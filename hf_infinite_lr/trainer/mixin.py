@@ -251,9 +251,11 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
         Args:
             resume_from_checkpoint (`str` or `bool`, *optional*):
                 `True` goes on from the newest whole checkpoint of `output_dir`, and starts afresh when there is none;
-                a path names the checkpoint. Left out, a directory that a run has used is refused.
+                a path names the checkpoint, `user/model@task-01-web-trunk` a trunk on the Hub. Left out, a directory
+                that a run has used is refused.
             *args, **kwargs: As in `Trainer.train`.
         """
+        resume_from_checkpoint = self._local_checkpoint(resume_from_checkpoint)
         if self.args.should_save:
             checkpoints.sweep(self._output_dir)
         self.accelerator.wait_for_everyone()
@@ -303,6 +305,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
             self._write_end()
         last = self._output_dir / "releases" / self.plan.tasks[-1].directory
         self._load_released(last if last.exists() else checkpoint)
+        self._finish_current_push()
         return TrainOutput(global_step, 0.0, {})
 
     def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:
@@ -399,11 +402,12 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
         task = self.plan.ends.get(self.state.global_step)
         if task is not None:
             each, last = self.args.release == "each", self.args.release == "last" and task is self.plan.tasks[-1]
-            if each or last or self._annealing:
-                scores = self._release(self._release_name if self._annealing else task.directory)
-                self.record.add_benchmarks(task, scores)
             self.record.add_row(task, self._scores)
+            if releases := each or last or self._annealing:
+                self._release(self._release_name if self._annealing else task.directory, task)
             self._write_record()
+            if releases:
+                self._publish_release(self._release_name if self._annealing else task.directory)
         return metrics
 
 

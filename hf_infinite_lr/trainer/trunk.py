@@ -15,39 +15,33 @@ from transformers.trainer_utils import rotate_checkpoints
 from hf_infinite_lr.config import schedule_name
 from hf_infinite_lr.schedules import Schedule
 from hf_infinite_lr.stream.loading import StreamBatches
-from hf_infinite_lr.stream.plan import StreamPlan
+from hf_infinite_lr.stream.plan import StreamPlan, TaskPlan
 
 from . import checkpoints
 from .disk import saving
 from .engines import Engines
 from .flow import Stopwatch
 from .host import continual_arguments, portable_arguments, without_bars
-from .record import RunRecord, schedule_state
+from .publishing import Publishing
+from .record import schedule_state
 from .resume import check_branches, same_past
 
 logger = logging.getLogger(__name__)
 
 
-class TrunkAndBranches(Engines):
+class TrunkAndBranches(Engines, Publishing):
     """Saves checkpoints, trunks and releases whole or not at all, and restores from them."""
 
     plan: StreamPlan
     schedule: Schedule | None
-    record: RunRecord
     lr_scheduler: Any
     optimizer: Any
-    args: Any
     _finished: Callable[[Path | None], Mapping[str, Mapping[str, float]]]
     _batches: StreamBatches
     _step_seconds: Stopwatch
     _host_output_dir: str | None = None
-    _annealing: bool = False
     _resumed_from: Path | None = None
     _release_name: str = ""
-
-    @property
-    def _output_dir(self) -> Path:
-        return Path(str(self.args.output_dir))
 
     @property
     def _buffers(self) -> Path:
@@ -81,6 +75,7 @@ class TrunkAndBranches(Engines):
                 if trunk_task is not None:
                     checkpoints.link_tree(saved, aside / "trunk")
                     checkpoints.move_into_place(aside / "trunk", self._output_dir / "trunk" / trunk_task.directory)
+                    self._publish_trunk(trunk_task.directory)
                 # Without a strategy a save that is no trunk's was asked for by a callback, as after SIGTERM.
                 if self.args.save_strategy != "no" or trunk_task is None:
                     checkpoints.move_into_place(saved, self._output_dir / saved.name)
@@ -127,8 +122,8 @@ class TrunkAndBranches(Engines):
         if own.should_save:
             checkpoints.write_json(Path(output_dir) / "continual_arguments.json", continual_arguments(own))
 
-    def _release(self, name: str) -> Mapping[str, Mapping[str, float]]:
-        """Saves the model as a release; what `finish_release` scores it."""
+    def _release(self, name: str, task: TaskPlan) -> None:
+        """Saves the model as the release of a task, with its benchmarks' scores and its card."""
         # An annealing after the fact may run beside the job that makes the trunk, and must not write in its place.
         aside_name = f"{checkpoints.INCOMING}-{name}" if self._annealing else checkpoints.INCOMING
         with (
@@ -137,12 +132,12 @@ class TrunkAndBranches(Engines):
         ):
             self._save_whole(str(aside / name))
             self.accelerator.wait_for_everyone()
-            scores = self._finished(aside / name)
+            self.record.add_benchmarks(task, self._finished(aside / name))
             if self.args.should_save:
                 checkpoints.write_manifest(aside / name)
+                self._describe_release(aside / name)
                 checkpoints.move_into_place(aside / name, self._output_dir / "releases" / name)
             self.accelerator.wait_for_everyone()
-        return scores
 
     def _write_record(self) -> None:
         if self.args.should_save and not self._annealing:

@@ -1,0 +1,123 @@
+"""`hf-infinite-lr push OUTPUT_DIR`: sends what a run has not been able to publish."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from hf_infinite_lr.announcement import show_on_console
+from hf_infinite_lr.hub import (
+    CARD_FACTS,
+    NotPublishableError,
+    Publication,
+    PublicationQueue,
+    Publisher,
+    left_sentence,
+    send_queue,
+)
+from hf_infinite_lr.hub.background import PATIENCE_SECONDS
+from hf_infinite_lr.report import read_run
+from hf_infinite_lr.report.markdown import write_text
+
+LEFT = 3
+"""Exit status while something is still in the queue."""
+
+
+def push(argv: Sequence[str]) -> int:
+    """
+    Send the queue of a run's publications.
+
+    Args:
+        argv (`Sequence[str]`):
+            The arguments after `push`.
+
+    Returns:
+        `int`: 0 when nothing is left, 1 where no run can be read, 3 while something is left.
+    """
+    arguments = _parser().parse_args(argv)
+    # The trainer takes seconds to import, and `--help` should not wait for it.
+    from hf_infinite_lr.trainer.checkpoints import fault_of
+
+    show_on_console()
+    try:
+        output_dir = read_run(arguments.output_dir).path
+        queue, publisher = PublicationQueue(output_dir), Publisher(output_dir, fault_of)
+        if arguments.hub_model_id is not None:
+            _add_releases(queue, arguments.hub_model_id)
+        waiting = queue.waiting()
+    except (ValueError, OSError) as error:
+        print(f"hf-infinite-lr push: {error}", file=sys.stderr)
+        return 1
+    if not waiting:
+        print(f"Nothing of {output_dir} waits to be sent.")
+        return 0
+    if arguments.dry_run:
+        return _describe(publisher, waiting)
+    return _send(queue, publisher, len(waiting))
+
+
+def _send(queue: PublicationQueue, publisher: Publisher, total: int) -> int:
+    patience, sent = PATIENCE_SECONDS, 0
+
+    def pause(seconds: float) -> bool:
+        nonlocal patience
+        patience -= seconds
+        if patience < 0:
+            return False
+        time.sleep(seconds)
+        return True
+
+    def tell(publication: Publication, repo_id: str) -> None:
+        nonlocal sent
+        sent += 1
+        print(f"{sent} of {total}: {publication.folder} is {publication.tag} of {repo_id}", flush=True)
+
+    left = send_queue(queue, publisher, pause=pause, on_sent=tell)
+    if left:
+        print(left_sentence(left, queue.output_dir), file=sys.stderr)
+    return LEFT if left else 0
+
+
+def _add_releases(queue: PublicationQueue, repo_id: str) -> None:
+    """Puts every release into the queue, also of a run that was not told to publish."""
+    found = sorted((queue.output_dir / "releases").glob(f"*/{CARD_FACTS}"))
+    if not found:
+        raise ValueError(f"{queue.output_dir / 'releases'} holds no release with a card.")
+    for facts in found:
+        queue.add("release", facts.parent.name, repo_id, branch="main", private=None)
+
+
+def _describe(publisher: Publisher, waiting: Sequence[Publication]) -> int:
+    """Lists what would go where, and renders the cards."""
+    for publication in waiting:
+        print(f"{publication.folder} -> {publication.repo_id}@{publication.branch}, tag {publication.tag}")
+        try:
+            files = publisher.files(publication)
+            card = publisher.card(publication, None) if publication.kind == "release" else {}
+        except NotPublishableError as error:
+            print(f"  would be refused: {error}")
+            continue
+        for name, source in {**files, **card}.items():
+            size = len(source) if isinstance(source, bytes) else source.stat().st_size
+            print(f"  {size:>12,}  {name}")
+        for name, source in card.items():
+            if isinstance(source, bytes) and name.endswith(".md"):
+                target = publisher.output_dir / "hub" / "preview" / f"{publication.name}.md"
+                print(f"  card: {write_text(source.decode(), target)}")
+    return LEFT
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hf-infinite-lr push",
+        description="Send to the Hub what a run has not been able to publish. Exit status 3 while something is left.",
+    )
+    parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR", help="output_dir of a run")
+    parser.add_argument("--dry_run", action="store_true", help="send nothing; list what would go and render the cards")
+    parser.add_argument(
+        "--hub_model_id", metavar="USER/MODEL", help="send all releases there, also of a run without push_to_hub"
+    )
+    return parser

@@ -1,0 +1,33 @@
+"""The Hub: model cards from a run's data, a queue of publications on disk, and what sends it."""
+
+from .background import BackgroundSender
+from .card import render_card
+from .contents import CARD, RECIPE, NotPublishableError, without_paths
+from .download import fetch_trunk, is_hub_revision
+from .facts import changed_settings, model_facts, release_facts
+from .publisher import CARD_FACTS, Publisher, read_facts
+from .queue import Publication, PublicationQueue, weights_digest
+from .sending import Left, left_sentence, send_queue
+
+__all__ = [
+    "CARD",
+    "CARD_FACTS",
+    "RECIPE",
+    "BackgroundSender",
+    "Left",
+    "NotPublishableError",
+    "Publication",
+    "PublicationQueue",
+    "Publisher",
+    "changed_settings",
+    "fetch_trunk",
+    "is_hub_revision",
+    "left_sentence",
+    "model_facts",
+    "read_facts",
+    "release_facts",
+    "render_card",
+    "send_queue",
+    "weights_digest",
+    "without_paths",
+]

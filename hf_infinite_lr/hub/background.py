@@ -1,0 +1,95 @@
+"""A thread beside the training that sends the queue, and is waited for at the end."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from .publisher import Publisher
+from .queue import Publication, PublicationQueue
+from .sending import Left, left_sentence, send_queue
+
+logger = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 300.0
+"""After the training, so much time in all goes into waiting for a Hub in trouble; what is sent meanwhile adds none."""
+
+_PROGRESS_SECONDS = 10.0
+
+
+class BackgroundSender:
+    """Sends what is put into the queue while the training goes on.
+
+    Its own daemon thread instead of `HfApi.run_as_future`: a pool's threads are joined when the interpreter ends, so
+    an upload that hangs would keep the process of a finished training alive.
+
+    Args:
+        queue ([`PublicationQueue`]): Of the run.
+        publisher ([`Publisher`]): Sends one publication.
+    """
+
+    def __init__(self, queue: PublicationQueue, publisher: Publisher) -> None:
+        self._queue = queue
+        self._publisher = publisher
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        self._patience = PATIENCE_SECONDS
+        self._left: list[Left] = []
+        self._thread: threading.Thread | None = None
+
+    def notify(self) -> None:
+        """Says that there is something to send."""
+        self._wake.set()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="hub-publications", daemon=True)
+            self._thread.start()
+
+    def finish(self) -> list[Left]:
+        """Waits until everything is sent or the patience is used up, with a line of progress now and then.
+
+        Returns:
+            `list[Left]`: What is still in the queue.
+        """
+        if self._thread is None:
+            return []
+        self._closing.set()
+        self._wake.set()
+        waiting = len(self._queue.waiting())
+        if waiting:
+            logger.info("waiting for %d publication(s) to reach the Hub", waiting)
+        while self._thread.is_alive():
+            self._thread.join(_PROGRESS_SECONDS)
+            if self._thread.is_alive():
+                logger.info("still waiting for %d publication(s)", len(self._queue.waiting()))
+        self._thread = None
+        self._closing.clear()
+        reasons = {each.publication: each.reason for each in self._left}
+        left = [Left(each, reasons.get(each, "not tried")) for each in self._queue.waiting()]
+        if left:
+            logger.warning("%s", left_sentence(left, self._queue.output_dir))
+        return left
+
+    def _work(self) -> None:
+        closing = False
+        while not closing:
+            self._wake.wait()
+            self._wake.clear()
+            closing = self._closing.is_set()
+            self._left = send_queue(self._queue, self._publisher, pause=self._pause, on_sent=_tell)
+
+    def _pause(self, seconds: float) -> bool:
+        """Waits; from the end of the training on only as long as the patience lasts."""
+        until = time.monotonic() + seconds
+        self._closing.wait(seconds)
+        rest = until - time.monotonic()
+        if rest > self._patience:
+            return False
+        if rest > 0:
+            self._patience -= rest
+            time.sleep(rest)
+        return True
+
+
+def _tell(publication: Publication, repo_id: str) -> None:
+    logger.info("published %s as %s of %s", publication.folder, publication.tag, repo_id)

@@ -1,0 +1,201 @@
+"""A model card from a template of `model_cards/` and the facts of a release."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import jinja2
+from huggingface_hub import ModelCard
+
+from hf_infinite_lr.announcement import format_rate
+from hf_infinite_lr.report.table import NOTHING, count, markdown, number, seconds
+
+from .metadata import card_metadata
+from .queue import tag_of
+from .templates import template_folder
+
+TEMPLATES = {"lm": "lm.md", "mae": "mae.md", "adapter": "adapter.md", "model": "base.md"}
+"""Kind of model -> template."""
+
+_MARKDOWN = str.maketrans({letter: f"\\{letter}" for letter in "\\`*_[]#~"})
+_HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+
+
+def render_card(facts: Mapping[str, Any], *, repo_id: str | None = None) -> str:
+    """The card of a release.
+
+    Args:
+        facts (`Mapping`): From [`~hf_infinite_lr.hub.facts.release_facts`].
+        repo_id (`str`, *optional*): The repository; by default what the facts say, and without any the local path.
+
+    Returns:
+        `str`: Metadata and Markdown.
+
+    Raises:
+        ValueError: if the metadata does not survive huggingface_hub's own reading.
+    """
+    repo_id = repo_id or facts["hub"]["repo_id"]
+    repo_id = repo_id if repo_id and "/" in repo_id else None
+    metadata = card_metadata(facts, repo_id)
+    body = _environment().get_template(TEMPLATES[facts["model"]["kind"]]).render(**_words(facts, repo_id))
+    card = f"---\n{metadata.to_yaml()}\n---\n\n{body.strip()}\n"
+    if ModelCard(card).data.to_dict() != metadata.to_dict():
+        raise ValueError("The card's metadata changes when it is read.")
+    return card
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template_folder()),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown: what comes from outside passes `text`, `code` or `shell`
+    )
+    environment.filters |= {"text": text, "code": code, "shell": shlex.quote, "python": _python}
+    environment.filters |= {"rate": lambda value: NOTHING if value is None else format_rate(value), "count": count}
+    return environment
+
+
+def text(value: object) -> str:
+    r"""Words from outside as Markdown that shows them as they are, on one line.
+
+    >>> print(text("a|b <b>*c*</b>"))
+    a|b &lt;b&gt;\*c\*&lt;/b&gt;
+    """
+    return " ".join(str(value).split()).translate(_MARKDOWN).translate(_HTML)
+
+
+def code(value: object) -> str:
+    """Words from outside as inline code, on one line.
+
+    >>> code("a`b"), code("x")
+    ('`` a`b ``', '`x`')
+    """
+    words = " ".join(str(value).split())
+    if "`" not in words:
+        return f"`{words}`"
+    fence = "`" * (max(map(len, _runs(words))) + 1)
+    return f"{fence} {words} {fence}"
+
+
+def _python(value: str) -> str:
+    """A text as a literal of Python, with double quotes."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _runs(words: str) -> list[str]:
+    return "".join(letter if letter == "`" else " " for letter in words).split()
+
+
+def _words(facts: Mapping[str, Any], repo_id: str | None) -> dict[str, Any]:
+    """What the templates read: the facts, the names under which the model is loaded, and finished tables."""
+    tag = tag_of("release", facts["directory"])
+    path = f"{facts['output_dir']}/releases/{facts['directory']}"
+    trunk_on_hub = bool(repo_id and facts["hub"]["trunks"])
+    return {
+        **facts,
+        "repo_id": repo_id,
+        "tag": tag,
+        "path": repo_id or path,
+        "revision": f", revision={_python(tag)}" if repo_id else "",
+        "local": facts["output_dir"],
+        "trunk_on_hub": trunk_on_hub,
+        "glance_table": markdown(_glance(facts, trunk_on_hub)),
+        "stream_table": markdown(_stream_rows(facts)),
+        "shown": [scores for scores in facts["scores"] if scores["shown"]],
+        "score_tables": {scores["metric"]: markdown(_score_rows(scores)) for scores in facts["scores"]},
+        "number_table": markdown(_number_rows(facts["scores"])) if facts["scores"] else "",
+        "settings_table": markdown(_pairs({**facts["settings"], **_schedule_settings(facts["schedule"])})),
+        "versions_line": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
+        "train_seconds": seconds(facts["compute"].get("train_seconds")),
+        "evaluation_seconds": seconds(facts["compute"].get("evaluation_seconds")),
+    }
+
+
+def _glance(facts: Mapping[str, Any], trunk_on_hub: bool) -> list[list[str]]:
+    schedule, spent, trunk = facts["schedule"], facts["spent"], facts["trunk"]
+    rows = [["", ""], ["task", f"{facts['task']['number']} of {facts['num_tasks']}, {text(facts['task']['name'])}"]]
+    rows.append(["phase at the release", code(schedule["phase"] or schedule["name"])])
+    rows.append(
+        ["learning rate at the release", NOTHING if schedule["rate"] is None else format_rate(schedule["rate"])]
+    )
+    if schedule["constant"] is not None:
+        rows.append(["constant learning rate of the trunk", format_rate(schedule["constant"])])
+    for kind, counts in spent.items():
+        rows.append([f"{kind}: on the path / spent", f"{count(counts['on_path'])} / {count(counts['spent'])}"])
+    rows.append(["optimizer state", "not in this release; it is in the trunk" if trunk else "not in this release"])
+    if trunk:
+        own, parent = (_trunk_name(trunk[key], trunk_on_hub) for key in ("directory", "parent"))
+        rows.append(["grew from the trunk", f"{own}, step {count(trunk['step'])}"])
+        rows.append(["parent of that trunk", parent or _origin(facts)])
+    return rows
+
+
+def _trunk_name(directory: str | None, on_hub: bool) -> str | None:
+    """A trunk by its tag, or where it is not published by its directory."""
+    return directory and code(tag_of("trunk", directory) if on_hub else f"trunk/{directory}")
+
+
+def _origin(facts: Mapping[str, Any]) -> str:
+    model = facts["model"]
+    if model["base_model"]:
+        return code(model["base_model"])
+    return "none: trained from scratch" if model["from_scratch"] else "a local model"
+
+
+def _stream_rows(facts: Mapping[str, Any]) -> list[list[str]]:
+    rows = [["", "task", "data", "samples", "steps", "of these annealing"]]
+    for row in facts["stream"]:
+        if row is None:
+            rows.append(["...", f"{count(facts['num_tasks'] - len(facts['stream']) + 1)} more", "", "", "", ""])
+            continue
+        here = "**" if row["number"] == facts["task"]["number"] else ""
+        counts = [count(row[key]) for key in ("num_samples", "num_steps", "num_anneal_steps")]
+        rows.append([str(row["number"]), f"{here}{text(row['name'])}{here}", _data(row), *counts])
+    return rows
+
+
+def _data(row: Mapping[str, Any]) -> str:
+    if row["dataset"]:
+        link = f"[{text(row['dataset'])}](https://huggingface.co/datasets/{row['dataset']})"
+        parts = [code(row[key]) for key in ("subset", "split") if row[key]]
+        return " ".join([link, *parts])
+    return f"built-in corpus {code(row['builtin'])}" if row["builtin"] else "local data"
+
+
+def _score_rows(scores: Mapping[str, Any]) -> list[list[str]]:
+    if scores["table"]:
+        return [[text(cell) for cell in row] for row in scores["table"]]
+    rows = [["evaluated on", "right after learning it", "now"]]
+    for row in scores["last"]:
+        cells = ["...", "", ""] if row is None else [text(row["column"]), *_values(row)]
+        rows.append(cells)
+    return rows
+
+
+def _values(row: Mapping[str, Any]) -> list[str]:
+    return [number(row["right_after_learning"]), number(row["value"])]
+
+
+def _number_rows(all_scores: list[Mapping[str, Any]]) -> list[list[str]]:
+    rows = [["number", *(code(scores["metric"]) for scores in all_scores), "convention"]]
+    for key, first in all_scores[0]["numbers"].items():
+        values = [number(scores["numbers"][key]["value"]) for scores in all_scores]
+        rows.append([code(key), *values, first["convention"]])
+    return rows
+
+
+def _pairs(values: Mapping[str, Any]) -> list[list[str]]:
+    return [["setting", "value"], *([code(name), code(value)] for name, value in sorted(values.items()))]
+
+
+def _schedule_settings(schedule: Mapping[str, Any]) -> dict[str, Any]:
+    own = {name: schedule[name] for name in ("anneal_budget", "replay_fraction") if schedule[name] is not None}
+    return {**own, "lr_scheduler_type": schedule["name"], **(schedule["arguments"] or {})}

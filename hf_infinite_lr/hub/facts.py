@@ -1,0 +1,258 @@
+"""What a model card is filled from: plain values, gathered when the release is made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from hf_infinite_lr.metrics import DESCRIPTIONS, HEADLINE, TaskMatrix, summary
+from hf_infinite_lr.report.run import Run
+from hf_infinite_lr.report.screen import SHORT, matrix_rows
+
+from .contents import is_local_path, without_paths
+from .queue import tag_of
+
+LARGEST_TABLE = 12
+"""Tasks and columns that a card lists; of more, the first and the last are listed."""
+
+_SCHEMA_VERSION = 1
+_NOT_SETTINGS = ("output_dir", "logging_dir", "run_name", "report_to", "disable_tqdm", "debug", "overwrite_output_dir")
+_NOT_SETTINGS_BEGIN = ("hub_", "push_", "resume_", "trackio_", "lr_scheduler_", "logging_first", "project", "do_")
+
+
+def release_facts(
+    run: Run,
+    directory: str,
+    *,
+    model: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    compute: Mapping[str, Any],
+    recipe: Mapping[str, Any] | None,
+    hub: Mapping[str, Any],
+    pictures: Sequence[str],
+) -> dict[str, Any]:
+    """Everything that the card of a release says, as JSON.
+
+    Args:
+        run ([`Run`]): As it stands right after the release.
+        directory (`str`): The release's directory, such as `01-web`.
+        model (`Mapping`): From [`model_facts`].
+        settings (`Mapping`): From [`changed_settings`].
+        compute (`Mapping`): `device` and `num_processes`.
+        recipe (`Mapping`, *optional*): The recipe, of a run that has one.
+        hub (`Mapping`): `repo_id` (None where it is not known), `trunks` (whether they are published), `license`.
+        pictures (`Sequence[str]`): Names of the pictures in the release's `report/`.
+    """
+    tasks = run.tasks
+    place = max(n for n, task in enumerate(tasks) if run.state["global_step"] > task["start_step"])
+    task = tasks[place]
+    sources = _sources(recipe)
+    return {
+        "schema_version": _SCHEMA_VERSION,
+        "directory": directory,
+        "output_dir": " ".join(run.path.resolve().name.split()),
+        "hub": dict(hub),
+        "model": dict(model),
+        "task": {key: task.get(key) for key in ("name", "directory", "start_step", "branch_step", "end_step")}
+        | {"number": place + 1},
+        "stream": [_stream_row(n, each, sources) for n, each in _shortened(list(enumerate(tasks)))],
+        "num_tasks": len(tasks),
+        "datasets": sorted({found for source in sources.values() if (found := hub_id(source.get("dataset_name")))}),
+        "evaluate_also": list(run.state.get("evaluate_also") or ())[:LARGEST_TABLE],
+        "spent": {kind: task[kind] for kind in ("updates", "samples")} | _tokens(task, recipe),
+        "schedule": _schedule(run, place),
+        "trunk": _trunk(tasks, place),
+        "scores": [_scores(run, matrix, sources) for matrix in run.matrices],
+        "settings": {**without_paths(dict(settings)), **_run_settings(run)},
+        "versions": dict(run.state.get("versions") or {}),
+        "compute": {**(run.state.get("compute") or {}), **compute},
+        "recipe": recipe is not None,
+        "pictures": list(pictures),
+    }
+
+
+def model_facts(
+    folder: Path, model_class: str, *, num_parameters: int, num_trained: int, base_model: str | None
+) -> dict[str, Any]:
+    """What the saved model is.
+
+    Args:
+        folder (`Path`): The release.
+        model_class (`str`): Of the model that was trained.
+        num_parameters (`int`): All, frozen ones included.
+        num_trained (`int`): Those that are not frozen.
+        base_model (`str`, *optional*): What it was loaded from: a Hub id or a local path.
+    """
+    adapter = _read(folder / "adapter_config.json")
+    config = _read(folder / "config.json") or {}
+    base = adapter.get("base_model_name_or_path") if adapter else base_model
+    return {
+        "class": model_class,
+        "type": config.get("model_type"),
+        "kind": "adapter" if adapter else _kind(model_class),
+        "causal": model_class.endswith(("ForCausalLM", "LMHeadModel")),
+        "num_parameters": num_parameters,
+        "num_trained": num_trained,
+        "base_model": hub_id(base),
+        "from_scratch": not base,
+        "has_config": bool(config),
+        "has_tokenizer": (folder / "tokenizer_config.json").exists(),
+        "image": [config.get("num_channels"), config.get("image_size")] if "image_size" in config else None,
+    }
+
+
+def _kind(model_class: str) -> str:
+    if "MAE" in model_class:
+        return "mae"
+    return "lm" if model_class.endswith(("ForCausalLM", "LMHeadModel")) else "model"
+
+
+def hub_id(name: str | None) -> str | None:
+    """A name if it can be an id on the Hub; None for paths, also relative ones that exist here.
+
+    >>> hub_id("EleutherAI/pythia-160m"), hub_id("/data/llama"), hub_id("./llama"), hub_id("")
+    ('EleutherAI/pythia-160m', None, None, None)
+    """
+    if not name or is_local_path(name) or Path(name).exists():
+        return None
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return None
+    return name
+
+
+def changed_settings(args: Any) -> dict[str, Any]:
+    """Arguments that differ from the defaults of their class, without names of places, accounts and loggers.
+
+    Args:
+        args: A dataclass of arguments, such as `TrainingArguments`.
+    """
+    changed = {}
+    for item in fields(args):
+        value = getattr(args, item.name)
+        value = value.value if isinstance(value, Enum) else value
+        default = item.default_factory() if item.default_factory is not MISSING else item.default
+        if item.name in _NOT_SETTINGS or item.name.startswith(_NOT_SETTINGS_BEGIN) or "token" in item.name:
+            continue
+        plain = isinstance(value, (bool, int, float, str)) and not (isinstance(value, str) and "/" in value)
+        if plain and value != default and (value or default is not None):
+            changed[item.name] = value
+    return changed
+
+
+def _run_settings(run: Run) -> dict[str, Any]:
+    names = ("global_batch_size", "seed", "data_seed")
+    return {name: run.state["settings"][name] for name in names if name in run.state.get("settings", {})}
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def _shortened(rows: list[Any]) -> list[Any]:
+    """The first and the last of many rows, with None between."""
+    if len(rows) <= LARGEST_TABLE:
+        return rows
+    half = LARGEST_TABLE // 2
+    return [*rows[:half], (None, None), *rows[-half:]]
+
+
+def _sources(recipe: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
+    entries = [*((recipe or {}).get("tasks") or ()), *((recipe or {}).get("evaluate_also") or ())]
+    return {entry["name"]: entry for entry in entries}
+
+
+def _stream_row(
+    place: int | None, task: Mapping[str, Any] | None, sources: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any] | None:
+    if task is None:
+        return None
+    source = sources.get(task["name"], {})
+    return {
+        "number": (place or 0) + 1,
+        "name": task["name"],
+        "dataset": hub_id(source.get("dataset_name")),
+        "subset": source.get("dataset_config_name"),
+        "split": source.get("split"),
+        "builtin": source.get("builtin"),
+        "num_samples": task.get("num_samples"),
+        "num_steps": task.get("num_steps"),
+        "num_anneal_steps": task.get("num_anneal_steps"),
+    }
+
+
+def _tokens(task: Mapping[str, Any], recipe: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Tokens where every sample is a block of as many, as in a recipe of a language model."""
+    size = (recipe or {}).get("block_size")
+    return {"tokens": {key: value * size for key, value in task["samples"].items()}} if size else {}
+
+
+def _schedule(run: Run, place: int) -> dict[str, Any]:
+    schedule, end = run.state["schedule"], run.state["global_step"]
+    phases = schedule.get("phases") or ()
+    last = [phase for phase in phases if phase["start_step"] < end and phase["task"] == place]
+    constant = [phase["end_rate"] for phase in phases if phase["name"] == "constant"]
+    logged = [entry["learning_rate"] for entry in run.log_history if "learning_rate" in entry]
+    return {
+        "name": schedule["name"],
+        "peak": schedule.get("learning_rate"),
+        "constant": constant[0] if constant and schedule["name"] == "infinite" else None,
+        "arguments": {**schedule.get("arguments", {}), "warmup_steps": schedule.get("warmup_steps")},
+        "phase": last[-1]["name"] if last else None,
+        "rate": last[-1]["end_rate"] if last else (logged[-1] if logged else None),
+        "anneal_budget": run.state.get("settings", {}).get("anneal_budget"),
+        "replay_fraction": run.state.get("settings", {}).get("replay_fraction"),
+        "global_batch_size": run.state.get("settings", {}).get("global_batch_size"),
+    }
+
+
+def _trunk(tasks: Sequence[Mapping[str, Any]], place: int) -> dict[str, Any] | None:
+    """What the release grew from, and what that grew from."""
+    task = tasks[place]
+    if not task.get("directory"):
+        return None
+    branch = task.get("branch_step")
+    return {
+        "directory": task["directory"],
+        "tag": tag_of("trunk", task["directory"]),
+        "step": task["end_step"] if branch is None else branch,
+        "num_anneal_steps": 0 if branch is None else task["end_step"] - branch,
+        "parent": tasks[place - 1]["directory"] if place else None,
+    }
+
+
+def _scores(run: Run, matrix: TaskMatrix, sources: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A task matrix as a card shows it: the table where it is small, else the learned columns one by one."""
+    learned = list(matrix.tasks[: len(matrix.matrix)])
+    last = dict(zip(matrix.columns, matrix.matrix[-1], strict=True)) if matrix.matrix else {}
+    after = dict(zip(learned, matrix.diagonal, strict=True))
+    columns = [(name, None) for name in [*learned, *matrix.evaluation_only]]
+    numbers = summary(matrix)
+    return {
+        "metric": matrix.metric,
+        "unit": run.unit(matrix.metric),
+        "higher_is_better": matrix.higher_is_better,
+        "shown": run.shown_matrix is not None and run.shown_matrix.metric == matrix.metric,
+        "table": matrix_rows(run, matrix) if len(matrix.columns) <= LARGEST_TABLE else None,
+        "last": [
+            None
+            if name is None
+            else {"column": name, "value": last.get(name), "right_after_learning": after.get(name)}
+            | {
+                "dataset": hub_id(sources.get(name, {}).get("dataset_name")),
+                "split": sources.get(name, {}).get("split"),
+            }
+            for name, _ in _shortened(columns)
+        ],
+        "numbers": {
+            key: {"value": numbers[key], "name": SHORT[key], "convention": DESCRIPTIONS[key]} for key in HEADLINE
+        },
+    }

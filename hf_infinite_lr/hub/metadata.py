@@ -1,0 +1,86 @@
+"""The metadata of a model card, made and checked by huggingface_hub's own classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
+
+from hf_infinite_lr.stream.task import slug
+
+
+def card_metadata(facts: Mapping[str, Any], repo_id: str | None) -> ModelCardData:
+    """The metadata of a release's card; evaluation results go into its `model-index`.
+
+    Args:
+        facts (`Mapping`): From [`~hf_infinite_lr.hub.facts.release_facts`].
+        repo_id (`str`, *optional*): The repository.
+    """
+    model = facts["model"]
+    pipeline = _pipeline(model)
+    results = list(_results(facts, pipeline or "other"))
+    return ModelCardData(
+        license=facts["hub"]["license"],
+        library_name="peft" if model["kind"] == "adapter" else "transformers",
+        pipeline_tag=pipeline,
+        base_model=model["base_model"],
+        datasets=list(facts["datasets"]) or None,
+        tags=["hf_infinite_lr", "continual-pretraining", slug(facts["schedule"]["name"])],
+        model_name=_one_line(repo_id or facts["output_dir"]) if results else None,
+        eval_results=results or None,
+    )
+
+
+def _pipeline(model: Mapping[str, Any]) -> str | None:
+    if model["causal"]:
+        return "text-generation"
+    return "image-feature-extraction" if model["kind"] == "mae" else None
+
+
+def _results(facts: Mapping[str, Any], task_type: str) -> Iterator[EvalResult]:
+    for scores in facts["scores"]:
+        for row in scores["last"]:
+            if row is None or row["value"] is None or not math.isfinite(row["value"]):
+                continue
+            yield EvalResult(
+                task_type=task_type,
+                dataset_type=row["dataset"] or slug(row["column"]) or "local",
+                dataset_name=_one_line(row["column"]),
+                dataset_split=row["split"] if row["dataset"] else None,
+                metric_type=slug(scores["metric"].removeprefix("eval_")).replace("-", "_"),
+                metric_name=_one_line(f"{scores['metric']}{f' ({unit})' if (unit := scores['unit']) else ''}"),
+                metric_value=row["value"],
+            )
+
+
+def evaluation_entries(facts: Mapping[str, Any]) -> bytes | None:
+    """`.eval_results/` of the Hub: the shown metric on each dataset of the Hub; None where there is none.
+
+    Args:
+        facts (`Mapping`): From [`~hf_infinite_lr.hub.facts.release_facts`].
+    """
+    entries = [
+        EvalResultEntry(
+            dataset_id=row["dataset"],
+            task_id=slug(row["column"]),
+            value=row["value"],
+            notes=_one_line(
+                f"{scores['metric']} on held-out data of {row['column']}, "
+                f"{'higher' if scores['higher_is_better'] else 'lower'} is better"
+            ),
+        )
+        for scores in facts["scores"]
+        if scores["shown"]
+        for row in scores["last"]
+        if row is not None and row["dataset"] and row["value"] is not None and math.isfinite(row["value"])
+    ]
+    if not entries:
+        return None
+    return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True).encode()
+
+
+def _one_line(value: str) -> str:
+    return " ".join(value.split())

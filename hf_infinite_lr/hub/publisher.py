@@ -1,0 +1,183 @@
+"""Sends one publication: a commit of the files, a commit of the card, a tag; what is there already is left alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from httpx2 import Request, Timeout
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.utils import get_session
+
+from .card import render_card
+from .contents import CARD, Contents, NotPublishableError, contents_of, refuse_secrets, secrets_of
+from .metadata import evaluation_entries
+from .queue import Publication
+
+CARD_FACTS = "card.json"
+"""What a release's card is filled from; it lies beside the weights."""
+
+_EVALUATION = ".eval_results/hf_infinite_lr.yaml"
+_STALE = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth")
+"""Endings of weights and states that an earlier commit may have left where a loader would still find them."""
+
+_SILENCE_SECONDS = 300.0
+"""A server that says nothing for so long is given up for this attempt."""
+
+_LIBRARY = "hf_infinite_lr"
+
+
+class Publisher:
+    """Talks to the Hub through huggingface_hub's client.
+
+    Each attempt looks at what is there before it adds anything, and knows its own commits by their description, so
+    that an attempt after a lost answer or a kill adds no second commit.
+
+    Args:
+        output_dir (`Path`): Of the run.
+        fault_of (`Callable`): Why a directory is not what its manifest says; None when it is whole.
+        token (`str`, *optional*): Left out, huggingface_hub's own.
+    """
+
+    def __init__(self, output_dir: Path, fault_of: Callable[[Path], str | None], *, token: str | None = None) -> None:
+        self.output_dir = output_dir
+        self.token = token
+        self._fault_of = fault_of
+        self._api = HfApi(token=token, library_name=_LIBRARY)
+
+    def send(self, publication: Publication) -> tuple[str, str]:
+        """One attempt.
+
+        Args:
+            publication ([`Publication`]): What to send.
+
+        Returns:
+            `tuple[str, str]`: The repository's full name, and the commit that the tag names.
+
+        Raises:
+            NotPublishableError: what trying again cannot mend.
+            HTTPError, OSError: of the client.
+        """
+        _bound_silence()
+        files = self.files(publication)
+        repo_id = self._repository(publication)
+        history = self._history(publication, repo_id)
+        tagged = self._tagged(publication, repo_id)
+        if tagged is not None:
+            description = history.get(tagged, "")
+            if publication.weights in description:
+                return repo_id, tagged
+            if not description.startswith(publication.origin):
+                raise NotPublishableError(f"the tag {publication.tag} of {repo_id} belongs to something else")
+        commit = self._commit(publication, repo_id, "files", files, history)
+        if publication.kind == "release":
+            commit = self._commit(publication, repo_id, "card", self.card(publication, repo_id), history)
+        if tagged is not None:
+            self._api.delete_tag(repo_id, tag=publication.tag)
+        self._api.create_tag(repo_id, tag=publication.tag, revision=commit)
+        return repo_id, commit
+
+    def files(self, publication: Publication) -> Contents:
+        """What the first commit holds: all but the card.
+
+        Args:
+            publication ([`Publication`]): What to send.
+
+        Raises:
+            NotPublishableError: for a directory that is not whole or holds what must not be published.
+        """
+        folder = self.output_dir / publication.folder
+        if (fault := self._fault_of(folder)) is not None:
+            raise NotPublishableError(f"{publication.folder} is not whole: {fault}")
+        return contents_of(folder, publication.kind, secrets=secrets_of(self.output_dir, self.token))
+
+    def card(self, publication: Publication, repo_id: str | None) -> Contents:
+        """What the second commit of a release holds: its card, and its scores in the Hub's own form.
+
+        Args:
+            publication ([`Publication`]): A release.
+            repo_id (`str`, *optional*): The repository's full name, where it is known.
+
+        Raises:
+            NotPublishableError: for a card that holds what must not be published, or has no valid metadata.
+        """
+        facts = read_facts(self.output_dir / publication.folder)
+        try:
+            contents: Contents = {CARD: render_card(facts, repo_id=repo_id).encode()}
+        except ValueError as error:
+            raise NotPublishableError(str(error)) from error
+        if (entries := evaluation_entries(facts)) is not None:
+            contents[_EVALUATION] = entries
+        refuse_secrets(contents, secrets_of(self.output_dir, self.token))
+        return contents
+
+    def _repository(self, publication: Publication) -> str:
+        """Creates repository and branch where they are missing; the repository's full name."""
+        url = self._api.create_repo(publication.repo_id, private=publication.private, exist_ok=True)
+        if publication.branch != "main":
+            self._api.create_branch(url.repo_id, branch=publication.branch, exist_ok=True)
+        return url.repo_id
+
+    def _history(self, publication: Publication, repo_id: str) -> dict[str, str]:
+        """The commits of the publication's branch, newest first: id -> description."""
+        commits = self._api.list_repo_commits(repo_id, revision=publication.branch)
+        return {commit.commit_id: commit.message.strip() for commit in commits}
+
+    def _tagged(self, publication: Publication, repo_id: str) -> str | None:
+        """The commit that the publication's tag names, if there is such a tag."""
+        tags = {tag.name: tag.target_commit for tag in self._api.list_repo_refs(repo_id).tags}
+        return tags.get(publication.tag)
+
+    def _commit(
+        self, publication: Publication, repo_id: str, part: str, contents: Contents, history: Mapping[str, str]
+    ) -> str:
+        """The publication's commit of one part, made unless it is there."""
+        description = f"{publication.origin} {publication.weights} {part}"
+        for commit, known in history.items():
+            if known == description:
+                return commit
+        additions = [
+            CommitOperationAdd(name, source if isinstance(source, bytes) else str(source))
+            for name, source in contents.items()
+        ]
+        deletions = self._stale(publication, repo_id, contents) if part == "files" else []
+        try:
+            return self._api.create_commit(
+                repo_id,
+                [*deletions, *additions],
+                commit_message=f"{'Card of ' if part == 'card' else ''}{publication.kind} {publication.name}",
+                commit_description=description,
+                revision=publication.branch,
+            ).oid
+        except json.JSONDecodeError:  # of a server in trouble, which answers in HTML
+            raise
+        except ValueError as error:  # of the Hub's own validation of a card's metadata
+            raise NotPublishableError(f"the Hub refuses {publication.folder}: {error}") from error
+
+    def _stale(self, publication: Publication, repo_id: str, contents: Contents) -> list[CommitOperationDelete]:
+        """Weights of an earlier commit that this one does not replace, such as a shard too many."""
+        there = self._api.list_repo_files(repo_id, revision=publication.branch)
+        stale = [name for name in there if "/" not in name and name.endswith(_STALE) and name not in contents]
+        return [CommitOperationDelete(name) for name in stale]
+
+
+def _bound_silence() -> None:
+    """Gives our requests a timeout. The client sets none, and for paged listings no argument reaches it either."""
+    session = get_session()
+    hooks = session.event_hooks
+    if _set_timeout not in hooks["request"]:
+        hooks["request"].append(_set_timeout)
+        session.event_hooks = hooks
+
+
+def _set_timeout(request: Request) -> None:
+    if _LIBRARY in request.headers.get("user-agent", ""):
+        request.extensions["timeout"] = Timeout(_SILENCE_SECONDS).as_dict()
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What the card of a release is filled from."""
+    facts: dict[str, Any] = json.loads((folder / CARD_FACTS).read_text(encoding="utf-8"))
+    return facts

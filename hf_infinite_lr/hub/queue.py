@@ -1,0 +1,160 @@
+"""The queue of publications: one small file each, below `output_dir/hub`, written before anything is sent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_infinite_lr.report.markdown import write_text
+
+FOLDER = "hub"
+KINDS = {"release": "releases", "trunk": "trunk"}
+"""What can be published, with the directory below `output_dir` where it lies."""
+
+_SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Publication:
+    """One directory that belongs on the Hub: a release or a trunk.
+
+    Args:
+        kind (`str`): `release` or `trunk`.
+        name (`str`): The directory's name, such as `01-web`.
+        repo_id (`str`): `user/model`, or a name alone, which goes to the namespace of the token.
+        branch (`str`): The branch that gets the commit.
+        private (`bool`, *optional*): Of a repository that has yet to be created.
+        run (`str`): Identity of the run.
+        digest (`str`): Identity of the weights.
+    """
+
+    kind: str
+    name: str
+    repo_id: str
+    branch: str
+    private: bool | None
+    run: str
+    digest: str
+
+    @property
+    def folder(self) -> str:
+        """Where it lies, relative to `output_dir`."""
+        return f"{KINDS[self.kind]}/{self.name}"
+
+    @property
+    def tag(self) -> str:
+        """The tag that names it on the Hub."""
+        return tag_of(self.kind, self.name)
+
+    @property
+    def origin(self) -> str:
+        """The beginning of the description of its commits, by which a run knows its own again."""
+        return f"hf_infinite_lr {self.run} {self.kind} {self.name}"
+
+    @property
+    def weights(self) -> str:
+        """The part of that description that says which weights they are."""
+        return f"weights {self.digest}"
+
+
+def tag_of(kind: str, name: str) -> str:
+    """The tag of a release or trunk.
+
+    >>> tag_of("trunk", "01-web")
+    'task-01-web-trunk'
+    """
+    return f"task-{name}{'-trunk' if kind == 'trunk' else ''}"
+
+
+class PublicationQueue:
+    """What a run still has to send, and what it has sent, as files that survive a kill.
+
+    Args:
+        output_dir (`Path`): Of the run.
+    """
+
+    def __init__(self, output_dir: Path) -> None:
+        self.output_dir = output_dir
+        self._waiting = output_dir / FOLDER / "waiting"
+        self._sent = output_dir / FOLDER / "sent"
+
+    def add(self, kind: str, name: str, repo_id: str, *, branch: str, private: bool | None) -> None:
+        """Puts a directory at the end of the queue; one that waits already keeps its place, with its newest weights.
+
+        Args:
+            kind (`str`): `release` or `trunk`.
+            name (`str`): The directory's name.
+            repo_id (`str`): Where it goes.
+            branch (`str`): The branch.
+            private (`bool`, *optional*): Of a repository that has yet to be created.
+        """
+        digest = weights_digest(self.output_dir / KINDS[kind] / name)
+        new = Publication(kind, name, repo_id, branch, private, self._run_id(), digest)
+        if asdict(new) in [sent["publication"] for sent in self.sent()]:
+            return
+        places = {(old.kind, old.name): file for file, old in self._files()}
+        file = places.get((kind, name)) or self._waiting / f"{self._next():06d}-{kind}-{name}.json"
+        self._write(file, {"schema_version": _SCHEMA_VERSION, **asdict(new)})
+
+    def waiting(self) -> list[Publication]:
+        """What is still to be sent, oldest first."""
+        return [publication for _, publication in self._files()]
+
+    def sent(self) -> list[dict[str, Any]]:
+        """What has been sent, oldest first."""
+        return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(self._sent.glob("*.json"))]
+
+    def done(self, publication: Publication, repo_id: str, commit: str) -> None:
+        """Takes a publication out of the queue.
+
+        Args:
+            publication ([`Publication`]): What was sent.
+            repo_id (`str`): The repository's full name.
+            commit (`str`): The commit that its tag names.
+        """
+        for file, waiting in self._files():
+            if waiting == publication:
+                receipt = {"repo_id": repo_id, "tag": publication.tag, "commit": commit}
+                self._write(self._sent / file.name, {**receipt, "publication": asdict(publication)})
+                file.unlink()
+
+    def _files(self) -> list[tuple[Path, Publication]]:
+        found = []
+        for file in sorted(self._waiting.glob("*.json")):
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if content.pop("schema_version", None) != _SCHEMA_VERSION:
+                raise ValueError(f"{file} is of another version: only schema_version {_SCHEMA_VERSION} can be sent.")
+            found.append((file, Publication(**content)))
+        return found
+
+    def _next(self) -> int:
+        numbers = [
+            int(file.name.split("-")[0]) for folder in (self._waiting, self._sent) for file in folder.glob("*.json")
+        ]
+        return max(numbers, default=0) + 1
+
+    def _run_id(self) -> str:
+        """Made once per `output_dir`, so that a run that was killed knows its commits again."""
+        file = self.output_dir / FOLDER / "run.json"
+        if not file.exists():
+            self._write(file, {"run": uuid.uuid4().hex[:12]})
+        run: str = json.loads(file.read_text(encoding="utf-8"))["run"]
+        return run
+
+    @staticmethod
+    def _write(file: Path, content: dict[str, Any]) -> None:
+        write_text(json.dumps(content, indent=2) + "\n", file)
+
+
+def weights_digest(folder: Path) -> str:
+    """Identity of the weights that a directory's manifest lists.
+
+    The other files do not count: they hold times and paths, which differ after a resume.
+    """
+    files = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
+    weights = {name: facts["sha256"] for name, facts in files.items() if name.endswith(".safetensors")}
+    return hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()[:16]

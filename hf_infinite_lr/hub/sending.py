@@ -1,0 +1,159 @@
+"""Sends a queue: in order, patiently, and never for longer than was asked for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from json import JSONDecodeError
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from httpx2 import HTTPError
+from huggingface_hub import is_offline_mode
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import parse_ratelimit_headers
+
+from .contents import NotPublishableError
+from .publisher import Publisher
+from .queue import FOLDER, Publication, PublicationQueue
+
+logger = logging.getLogger(__name__)
+
+_FIRST_WAIT_SECONDS = 1.0
+_LONGEST_WAIT_SECONDS = 120.0
+_REFUSALS = frozenset((401, 402, 403, 404))
+"""Answers that concern the account or the repository: the next publication would get the same."""
+_PASSING = frozenset((408, 409, 412, 425, 429))
+
+
+class Stopped(Exception):  # noqa: N818  # the end of the attempts, not an error of the program
+    """No further publication can be sent now; the reason is for a reader."""
+
+
+@dataclass(frozen=True)
+class Left:
+    """A publication that is still in the queue, and why.
+
+    Args:
+        publication ([`Publication`]): What could not be sent.
+        reason (`str`): In words.
+    """
+
+    publication: Publication
+    reason: str
+
+
+def send_queue(
+    queue: PublicationQueue,
+    publisher: Publisher,
+    *,
+    pause: Callable[[float], bool],
+    on_sent: Callable[[Publication, str], None],
+) -> list[Left]:
+    """Sends what waits, oldest first, until nothing is left that could be sent.
+
+    Failures that pass (no connection, a server in trouble, too many requests) are tried again with exponential
+    back-off, or after the time that the server names. One that concerns a single publication is passed over; one that
+    concerns the account ends the attempts.
+
+    Args:
+        queue ([`PublicationQueue`]): Of the run.
+        publisher ([`Publisher`]): Sends one.
+        pause (`Callable`): Waits for so many seconds; False when there is no time left for it.
+        on_sent (`Callable`): Told of each that was sent, with the repository's name.
+
+    Returns:
+        `list[Left]`: What is still in the queue.
+    """
+    try:
+        with FileLock(queue.output_dir / FOLDER / "lock", timeout=0):
+            return _send_all(queue, publisher, pause, on_sent)
+    except Timeout:
+        return _all_left(queue, {}, "another process is sending this queue")
+
+
+def _send_all(
+    queue: PublicationQueue,
+    publisher: Publisher,
+    pause: Callable[[float], bool],
+    on_sent: Callable[[Publication, str], None],
+) -> list[Left]:
+    faults: dict[Publication, str] = {}
+    while unsent := [each for each in queue.waiting() if each not in faults]:
+        try:
+            repo_id = _send_one(queue, publisher, unsent[0], pause)
+        except NotPublishableError as error:
+            faults[unsent[0]] = str(error)
+        except Stopped as error:
+            return _all_left(queue, faults, str(error))
+        else:
+            on_sent(unsent[0], repo_id)
+    return _all_left(queue, faults, "")
+
+
+def _all_left(queue: PublicationQueue, faults: dict[Publication, str], reason: str) -> list[Left]:
+    return [Left(each, faults.get(each, reason)) for each in queue.waiting()]
+
+
+def _send_one(
+    queue: PublicationQueue, publisher: Publisher, publication: Publication, pause: Callable[[float], bool]
+) -> str:
+    """Sends one publication, however many attempts that takes; the repository's full name."""
+    wait = _FIRST_WAIT_SECONDS
+    while True:
+        if is_offline_mode():
+            raise Stopped("HF_HUB_OFFLINE is set")
+        try:
+            repo_id, commit = publisher.send(publication)
+        # hf_xet reports what goes wrong in its uploads as RuntimeError; a server in trouble may answer in HTML.
+        except (HTTPError, OSError, RuntimeError, JSONDecodeError) as error:
+            seconds = _seconds_until_retry(error, wait)
+            logger.info("%s is tried again in %.0f s: %s", publication.folder, seconds, short(error))
+            if not pause(seconds):
+                raise Stopped(short(error)) from error
+            wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
+        else:
+            queue.done(publication, repo_id, commit)
+            return repo_id
+
+
+def _seconds_until_retry(error: Exception, wait: float) -> float:
+    """How long to wait after a failure.
+
+    Raises:
+        Stopped: the account or the repository does not allow it.
+        NotPublishableError: the Hub does not take this publication.
+    """
+    if isinstance(error, OfflineModeIsEnabled):
+        raise Stopped("HF_HUB_OFFLINE is set") from error
+    if not isinstance(error, HfHubHTTPError):
+        return wait
+    status = error.response.status_code
+    if status in _REFUSALS:
+        raise Stopped(short(error)) from error
+    if status < 500 and status not in _PASSING:
+        raise NotPublishableError(short(error)) from error
+    limit = parse_ratelimit_headers(error.response.headers)
+    if status == 429 and limit is not None and limit.remaining == 0:
+        return max(wait, limit.reset_in_seconds)
+    named = error.response.headers.get("retry-after", "")
+    return max(wait, float(named)) if named.isdigit() else wait
+
+
+def short(error: Exception) -> str:
+    """What went wrong, in one line without addresses, which may carry signatures."""
+    if isinstance(error, HfHubHTTPError):
+        return f"the Hub answered {error.response.status_code} {error.response.reason_phrase}".rstrip()
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def left_sentence(left: list[Left], output_dir: Path) -> str:
+    """What is still in the queue, why, and the command that sends it."""
+    names = ", ".join(each.publication.folder for each in left[:5])
+    more = f" and {len(left) - 5} more" if len(left) > 5 else ""
+    reasons = "; ".join(dict.fromkeys(each.reason for each in left if each.reason))
+    return (
+        f"Not on the Hub yet: {names}{more} ({reasons}). Nothing is lost; send them with: "
+        f"hf-infinite-lr push {output_dir}"
+    )

@@ -1,0 +1,230 @@
+"""What goes to the Hub, and when: Trainer's own pushes are replaced by a queue that a thread sends."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from transformers import PreTrainedModel
+from transformers.trainer_pt_utils import get_model_param_count
+from transformers.trainer_utils import HubStrategy
+
+from hf_infinite_lr.hub import (
+    CARD,
+    CARD_FACTS,
+    RECIPE,
+    BackgroundSender,
+    PublicationQueue,
+    Publisher,
+    changed_settings,
+    fetch_trunk,
+    is_hub_revision,
+    model_facts,
+    release_facts,
+    render_card,
+    weights_digest,
+    without_paths,
+)
+from hf_infinite_lr.report.markdown import REPORT_FOLDER, write_report_of
+from hf_infinite_lr.report.run import Run, known_matrices
+
+from . import checkpoints
+from .host import Host
+from .preemption import Preemption
+from .record import PRIMARY_METRIC, RunRecord
+
+logger = logging.getLogger(__name__)
+
+TRUNK_BRANCH = "trunk"
+
+_WITH_TRUNKS = (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
+_PRIVATE_KEYS = ("hub_", "push_", "resume_")
+
+
+class Publishing(Host):
+    """Writes the card of every release, and puts releases and trunks into the queue where `push_to_hub` asks for it.
+
+    `hub_strategy`: `end` publishes the last release, `every_save` every release, `checkpoint` and `all_checkpoints`
+    the trunks too. Nothing else reaches the Hub.
+    """
+
+    record: RunRecord
+    args: Any
+    _annealing: bool = False
+    _sender: BackgroundSender | None = None
+    _newest_release: str | None = None
+
+    @property
+    def _output_dir(self) -> Path:
+        return Path(str(self.args.output_dir))
+
+    # ---- In place of Trainer's own -----------------------------------------------------------------------------
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Checks what can be checked without a network; the repository is created with the first publication.
+
+        Raises:
+            ValueError: for a name that the Hub would refuse, or settings under which nothing would be published.
+        """
+        self.push_in_progress = None
+        try:
+            validate_repo_id(self._repo_id)
+        except HFValidationError as error:
+            raise ValueError(f"hub_model_id={self._repo_id!r} must be a name on the Hub, as in user/model.") from error
+        if self.args.release == "none" and self.args.hub_strategy not in _WITH_TRUNKS:
+            raise ValueError(
+                f"push_to_hub=True with release='none' and hub_strategy={self.args.hub_strategy.value!r} publishes "
+                "nothing: choose hub_strategy='all_checkpoints' for the trunks."
+            )
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Checkpoints are not published; trunks are, by the queue."""
+
+    def _finish_current_push(self) -> None:
+        """Waits for the queue at the end of the training; after SIGTERM there is no time to, and it keeps."""
+        if not self.args.push_to_hub or not self.is_world_process_zero():
+            return
+        if self.args.hub_strategy == HubStrategy.END and self._newest_release is not None:
+            self._publish("release", self._newest_release)
+        if self._queue.waiting():
+            self._send()
+        if self._sender is not None and not self._preempted:
+            self._sender.finish()
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> str | None:  # type: ignore[override]
+        """Sends the queue and waits for it; called at the end of scripts and by `save_model`.
+
+        Releases of this run that were never in the queue come into it first. Messages and cards are made of the run's
+        data, so the arguments of `Trainer.push_to_hub` have no effect.
+
+        Returns:
+            `str`: The repository's name; None on other processes than the first.
+        """
+        if not self.is_world_process_zero():
+            return None
+        releases = self._output_dir / "releases"
+        found = [path.parent.name for path in sorted(releases.glob(f"*/{CARD_FACTS}"))]
+        for name in found[-1:] if self.args.hub_strategy == HubStrategy.END else found:
+            self._publish("release", name)
+        if self._queue.waiting():
+            self._send()
+        if self._sender is not None:
+            self._sender.finish()
+        return self._repo_id
+
+    @property
+    def _preempted(self) -> bool:
+        callbacks = self.callback_handler.callbacks
+        return any(isinstance(callback, Preemption) and callback.acted for callback in callbacks)
+
+    # ---- The queue ---------------------------------------------------------------------------------------------
+
+    @property
+    def _repo_id(self) -> str:
+        return str(self.args.hub_model_id or self._output_dir.resolve().name)
+
+    @property
+    def _queue(self) -> PublicationQueue:
+        return PublicationQueue(self._output_dir)
+
+    def _publish_trunk(self, name: str) -> None:
+        if self.args.push_to_hub and self.is_world_process_zero() and self.args.hub_strategy in _WITH_TRUNKS:
+            self._publish("trunk", name)
+            self._send()
+
+    def _publish_release(self, name: str) -> None:
+        self._newest_release = name
+        if self.args.push_to_hub and self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
+            self._publish("release", name)
+            self._send()
+
+    def _publish(self, kind: str, name: str) -> None:
+        branch = TRUNK_BRANCH if kind == "trunk" else self.args.hub_revision or "main"
+        self._queue.add(kind, name, self._repo_id, branch=branch, private=self.args.hub_private_repo)
+
+    def _send(self) -> None:
+        if self._sender is None:
+            publisher = Publisher(self._output_dir, checkpoints.fault_of, token=self.args.hub_token)
+            self._sender = BackgroundSender(self._queue, publisher)
+        self._sender.notify()
+
+    # ---- The card ----------------------------------------------------------------------------------------------
+
+    def _describe_release(self, folder: Path) -> None:
+        """Leaves card, report and recipe in a release that is still being written."""
+        state = self.record.state(self.state.global_step, finished=False)
+        matrices = sorted(self.record.matrices.values(), key=lambda each: (each.metric != PRIMARY_METRIC, each.metric))
+        run = Run(self._output_dir, state, known_matrices(matrices), self.state.log_history)
+        write_report_of(run, folder / REPORT_FOLDER)
+        facts = release_facts(
+            run,
+            folder.name,
+            model=self._model_facts(folder),
+            settings=changed_settings(self.args),
+            compute={"device": _device_name(self.args.device), "num_processes": self.args.world_size},
+            recipe=self._leave_recipe(folder),
+            hub={
+                "repo_id": self.args.hub_model_id,
+                "trunks": bool(self.args.push_to_hub and self.args.hub_strategy in _WITH_TRUNKS),
+                "license": self.args.hub_license,
+            },
+            pictures=sorted(path.name for path in (folder / REPORT_FOLDER).glob("*.png")),
+        )
+        checkpoints.write_json(folder / CARD_FACTS, facts)
+        (folder / CARD).write_text(render_card(facts), encoding="utf-8")
+
+    def _model_facts(self, folder: Path) -> dict[str, Any]:
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        base_model = model.config.name_or_path if isinstance(model, PreTrainedModel) else None
+        return model_facts(
+            folder,
+            type(model).__name__,
+            num_parameters=get_model_param_count(model),
+            num_trained=get_model_param_count(model, trainable_only=True),
+            base_model=base_model,
+        )
+
+    def _leave_recipe(self, folder: Path) -> dict[str, Any] | None:
+        """Copies the run's recipe without what belongs to this machine and this account; None without one."""
+        file = self._output_dir / RECIPE
+        if not file.exists():
+            return None
+        content = without_paths(yaml.safe_load(file.read_text(encoding="utf-8")))
+        recipe = {key: value for key, value in content.items() if not key.startswith(_PRIVATE_KEYS)}
+        text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+        (folder / RECIPE).write_text(text, encoding="utf-8")
+        return recipe
+
+    # ---- From the Hub ------------------------------------------------------------------------------------------
+
+    def _local_checkpoint(self, checkpoint: Any) -> Any:
+        """A checkpoint as this run can use it: a trunk of the Hub is downloaded into `trunk/` first."""
+        if not isinstance(checkpoint, str) or not is_hub_revision(checkpoint):
+            return checkpoint
+        with checkpoints.incoming(self._output_dir, self.accelerator, f"{checkpoints.INCOMING}-trunk") as aside:
+            if self.is_world_process_zero():
+                folder = aside / "downloaded"
+                name = fetch_trunk(checkpoint, folder, checkpoints.fault_of, token=self.args.hub_token)
+                self._take_trunk(folder, self._output_dir / "trunk" / name, checkpoint)
+                (aside / "name").write_text(name, encoding="utf-8")
+            self.accelerator.wait_for_everyone()
+            return str(self._output_dir / "trunk" / (aside / "name").read_text(encoding="utf-8"))
+
+    def _take_trunk(self, folder: Path, target: Path, checkpoint: str) -> None:
+        """Puts a downloaded trunk where the run looks for it, and never over another one."""
+        if not target.exists():
+            checkpoints.move_into_place(folder, target)
+        elif weights_digest(target) != weights_digest(folder):
+            raise ValueError(
+                f"resume_from_checkpoint={checkpoint!r} would take the place of {str(target)!r}, which holds other "
+                "weights: name another output_dir."
+            )
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,0 +1,149 @@
+"""Steps per second of a training while it publishes against the same training while it does not, within one run.
+
+    python recipes/benchmarks/pushing.py [--pairs 12] [--megabytes_per_second 4]
+
+One process trains and now and then publishes a release in the background, as ContinualTrainer does, to a Hub of the
+tests in a process of its own that reads no faster than it is told. After each publication follow as many steps without
+one as fell into it. What is printed is the median over these pairs of the ratio of their steps per second, with a 95 %
+interval of that median, and the share of one core that the sending thread took.
+"""
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "tests")]
+
+from overhead import BATCH, common, data_and_model, spread  # noqa: E402
+
+UNCOUNTED = 10
+
+
+def serve(bytes_per_second, endpoint, done):
+    """The Hub, in a process of its own, so that its work is not counted."""
+    from loopback_hub import LoopbackHub
+
+    with LoopbackHub() as hub:
+        hub.bytes_per_second = bytes_per_second
+        endpoint.put(hub.endpoint)
+        done.wait()
+
+
+def publication_of(output_dir, number):
+    """A release of the model's size, as a run leaves it, in the queue."""
+    from hf_infinite_lr.hub import PublicationQueue
+    from hf_infinite_lr.trainer.checkpoints import write_manifest
+
+    folder = output_dir / "releases" / f"{number:02d}-task"
+    model = data_and_model(0)[1]
+    model.lm_head.weight.data += number  # other weights each time, or the client would find nothing to send
+    model.save_pretrained(folder)
+    write_manifest(folder)
+    facts = json.loads((Path(__file__).parents[2] / "model_cards" / "examples" / "lm.json").read_text())
+    (folder / "card.json").write_text(json.dumps(facts))
+    queue = PublicationQueue(output_dir)
+    queue.add("release", folder.name, "user/model", branch="main", private=None)
+    return queue
+
+
+def _never(_seconds):
+    """No failure is waited for: the Hub of this measurement does not fail."""
+    return False
+
+
+def _tell_nobody(_publication, _repo_id):
+    """Nothing is printed while it is measured."""
+
+
+def watch_of(pairs, folder):
+    """A callback that publishes and counts the steps with and without."""
+    from transformers import TrainerCallback
+
+    from hf_infinite_lr.hub import Publisher, send_queue
+    from hf_infinite_lr.trainer.checkpoints import fault_of
+
+    class Watch(TrainerCallback):
+        def __init__(self):
+            self.queues = [publication_of(Path(folder) / f"published-{n}", n + 1) for n in range(pairs + 1)]
+            self.thread, self.cpu_seconds, self.wall_seconds = None, 0.0, 0.0
+            self.seconds, self.quiet_steps, self.pairs = [], UNCOUNTED, []
+            self.publishing = []
+
+        def send(self, queue):
+            wall, cpu = time.perf_counter(), time.thread_time()
+            publisher = Publisher(queue.output_dir, fault_of, token="hf_benchmark")
+            left = send_queue(queue, publisher, pause=_never, on_sent=_tell_nobody)
+            assert not left, left
+            self.cpu_seconds += time.thread_time() - cpu
+            self.wall_seconds += time.perf_counter() - wall
+
+        def on_step_begin(self, args, state, control, **kwargs):
+            self.since = time.perf_counter()
+
+        def on_step_end(self, args, state, control, **kwargs):
+            self.seconds.append(time.perf_counter() - self.since)
+            if self.thread is not None and not self.thread.is_alive():
+                self.publishing, self.quiet_steps = self.seconds, len(self.seconds)
+                self.thread, self.seconds = None, []
+            elif self.thread is None and len(self.seconds) >= self.quiet_steps:
+                if self.publishing:
+                    self.pairs.append((statistics.mean(self.seconds), statistics.mean(self.publishing)))
+                self.seconds = []
+                control.should_training_stop = not self.queues
+                if self.queues:
+                    self.thread = threading.Thread(target=self.send, args=(self.queues.pop(0),), daemon=True)
+                    self.thread.start()
+
+    return Watch()
+
+
+def measure(pairs):
+    from hf_infinite_lr import ContinualTrainer, ContinualTrainingArguments
+    from hf_infinite_lr.objectives.packing import causal_lm_collator
+
+    data, model = data_and_model(2000)
+    with tempfile.TemporaryDirectory() as folder:
+        watch = watch_of(pairs, folder)
+        args = ContinualTrainingArguments(
+            **common(str(Path(folder) / "run"), 100_000),
+            lr_scheduler_kwargs={"num_cooldown_steps": 0, "constant_lr_ratio": 1, "num_anneal_steps": 0},
+            warmup_steps=0,
+            evaluate_on="none",
+            release="none",
+            task_steps=[100_000],
+        )
+        trainer = ContinualTrainer(
+            model=model, args=args, train_dataset={"task": data}, data_collator=causal_lm_collator, callbacks=[watch]
+        )
+        trainer.train()
+    return watch
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=12)
+    parser.add_argument("--megabytes_per_second", type=float, default=4.0)
+    arguments = parser.parse_args()
+    spawn = multiprocessing.get_context("spawn")
+    endpoint, done = spawn.Queue(), spawn.Event()
+    server = spawn.Process(target=serve, args=(arguments.megabytes_per_second * 1e6, endpoint, done), daemon=True)
+    server.start()
+    from huggingface_hub import constants
+
+    constants.ENDPOINT, constants.HF_HUB_OFFLINE = endpoint.get(), False
+    watch = measure(arguments.pairs)
+    done.set()
+    quiet, publishing = zip(*watch.pairs[1:], strict=True)
+    print(f"batches of {BATCH}; {watch.wall_seconds:.1f} s of publishing at {arguments.megabytes_per_second} MB/s")
+    print(f"publishing / not publishing, steps per second: {spread(quiet, publishing)}")
+    print(f"the sending thread took {100 * watch.cpu_seconds / watch.wall_seconds:.1f} % of one core while it sent")
+
+
+if __name__ == "__main__":
+    main()

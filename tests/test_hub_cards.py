@@ -1,0 +1,349 @@
+"""Model cards: what is in them, that they survive hostile data, that the examples are current."""
+
+import json
+import re
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from loopback_hub import card_faults
+
+from hf_infinite_lr.hub import render_card
+from hf_infinite_lr.hub.card import code, text
+from hf_infinite_lr.hub.contents import NotPublishableError, contents_of, secrets_of, without_paths
+from hf_infinite_lr.hub.facts import LARGEST_TABLE, changed_settings, hub_id, model_facts, release_facts
+from hf_infinite_lr.hub.metadata import evaluation_entries
+from hf_infinite_lr.hub.templates import template_folder
+from hf_infinite_lr.metrics import TaskMatrix
+from hf_infinite_lr.report.run import Run
+from hf_infinite_lr.trainer.checkpoints import write_manifest
+
+EXAMPLES = Path(__file__).parent.parent / "model_cards" / "examples"
+HOSTILE = [
+    "quotes \" and ' and `ticks` ``two``",
+    "lines\n---\n# not a title\n---\nlicense: stolen",
+    "{yaml: [*anchor, &a !!python/object x]}: - > |",
+    "<script>alert(1)</script><img src=x onerror=y>",
+    "| pipes | and *stars* [link](javascript:x) ![p](q)",
+    "\u202eright to left \U0001f600 \x07",
+]
+
+
+def run_of(names, path):
+    """A finished run over these tasks, as the trainer's own record would tell it."""
+    tasks = [
+        {
+            "name": name,
+            "directory": f"{place + 1:02d}-task",
+            "num_steps": 10,
+            "num_anneal_steps": 2,
+            "start_step": 10 * place,
+            "branch_step": 10 * place + 8,
+            "end_step": 10 * place + 10,
+            "num_samples": 80,
+            "updates": {"spent": 10, "on_path": 8},
+            "samples": {"spent": 80, "on_path": 64},
+        }
+        for place, name in enumerate(names)
+    ]
+    phase = {"name": "anneal", "task": len(names) - 1, "start_step": 10 * len(names) - 2, "end_step": 10 * len(names)}
+    state = {
+        "global_step": 10 * len(names),
+        "schedule": {
+            "name": "infinite",
+            "learning_rate": 3e-4,
+            "arguments": {"note": names[0]},
+            "warmup_steps": 2,
+            "phases": [{**phase, "start_rate": 1e-4, "end_rate": 3e-5, "shape": "exponential"}],
+        },
+        "settings": {"seed": 1, "data_seed": 1, "global_batch_size": 8, "anneal_budget": "within"},
+        "tasks": tasks,
+        "evaluate_also": [],
+        "versions": {"torch": "2"},
+        "compute": {"train_seconds": 1.0, "evaluation_seconds": 0.5},
+        "units": {"eval_loss": "nats"},
+    }
+    shown = names[:1000]
+    matrix = TaskMatrix(shown, shown, "eval_loss", False, [[1.0 + place] * len(shown) for place in range(len(shown))])
+    return Run(path, state, (matrix,), [])
+
+
+def facts_of(run, recipe=None, **changes):
+    given = {
+        "model": {
+            "class": "LlamaForCausalLM",
+            "type": "llama",
+            "kind": "lm",
+            "causal": True,
+            "num_parameters": 12,
+            "num_trained": 12,
+            "base_model": None,
+            "from_scratch": True,
+            "has_config": True,
+            "has_tokenizer": True,
+            "image": None,
+        },
+        "settings": {"learning_rate": 3e-4},
+        "compute": {"device": "cpu", "num_processes": 1},
+        "recipe": recipe,
+        "hub": {"repo_id": "user/model", "trunks": True, "license": None},
+        "pictures": ["learning_rate.png"],
+    }
+    return json.loads(json.dumps(release_facts(run, run.state["tasks"][-1]["directory"], **{**given, **changes})))
+
+
+def assert_valid(card):
+    """Metadata that the Hub takes, and Markdown whose tables and fences are whole."""
+    assert card_faults(card) == []
+    body = card.split("\n---\n", 1)[1]
+    tables = [line for line in body.splitlines() if line.startswith("|")]
+    for before, line in pairwise(tables):
+        if re.fullmatch(r"[| :-]+", line) and "---" in line:
+            assert columns_of(before) == columns_of(line)
+    assert sum(line.startswith("```") for line in body.splitlines()) % 2 == 0
+    for line in re.sub(r"^```.*?^```", "", body, flags=re.DOTALL | re.MULTILINE).splitlines():
+        assert not line.startswith(("---", "<"))
+        prose = re.sub(r"(`+).*?\1", "", line)
+        assert not re.search(r"<\w|(?<!\\)\[link\]", prose), line
+    return ModelCard(card).data
+
+
+def columns_of(line):
+    return len(re.findall(r"(?<!\\)\|", line))
+
+
+def test_a_card_says_where_it_comes_from_and_how_to_go_on(tmp_path):
+    recipe = {
+        "block_size": 16,
+        "tasks": [
+            {"name": "web", "dataset_name": "user/web", "split": "train"},
+            {"name": "code", "data_files": "/x/y"},
+        ],
+    }
+    facts = facts_of(run_of(["web", "code"], tmp_path / "run"), recipe)
+    card = render_card(facts)
+    data = assert_valid(card)
+    assert (data.library_name, data.pipeline_tag, data.datasets) == ("transformers", "text-generation", ["user/web"])
+    assert [(r.dataset_type, r.dataset_split, r.metric_value) for r in data.eval_results] == [
+        ("user/web", "train", 2.0),
+        ("code", None, 2.0),
+    ]
+    for words in (
+        "| grew from the trunk | `task-02-task-trunk`, step 18 |",
+        "| parent of that trunk | `task-01-task-trunk` |",
+        "| learning rate at the release | 3.0e-5 |",
+        "| tokens: on the path / spent | 1,024 / 1,280 |",
+        "not in this release; it is in the trunk",
+        "--resume_from_checkpoint user/model@task-02-task-trunk",
+        "hf-infinite-lr anneal annealed/trunk/02-task --num_anneal_steps 4",
+        "`forgetting_from_best_earlier`",
+        "arXiv 1801.10112",
+        "One run with one seed",
+        "![learning rate over the steps of the run](report/learning_rate.png)",
+    ):
+        assert words in card
+    assert "/x/y" not in card
+    entry = yaml.safe_load(evaluation_entries(facts))
+    assert [each["dataset"] for each in entry] == [{"id": "user/web", "task_id": "web"}]
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_names_stay_valid_metadata_and_readable_markdown(name, tmp_path):
+    recipe = {"tasks": [{"name": name, "dataset_name": name, "split": name, "dataset_config_name": name}]}
+    facts = facts_of(
+        run_of([name, "next"], tmp_path / name.replace("/", "").replace("\0", "")),
+        recipe,
+        settings={"note": name},
+        hub={"repo_id": None, "trunks": False, "license": None},
+        pictures=[],
+    )
+    data = assert_valid(render_card(facts))
+    assert data.license is None
+    assert data.datasets is None
+    assert data.eval_results[0].dataset_name == " ".join(name.split())
+
+
+def test_ten_thousand_tasks_give_a_short_card(tmp_path):
+    names = [f"task {n}" for n in range(10_000)]
+    facts = facts_of(run_of(names, tmp_path / "run"))
+    card = render_card(facts)
+    assert_valid(card)
+    assert len(card) < 20_000
+    assert len(json.dumps(facts)) < 20_000
+    assert f"{10_000 - LARGEST_TABLE:,} more" in card
+    assert "task 9999" in card
+
+
+def test_words_from_outside_are_shown_as_they_are():
+    assert text("a\n\n# b <i>*c*") == r"a \# b &lt;i&gt;\*c\*"
+    assert code("x\ny") == "`x y`"
+    assert code("a ``` b") == "```` a ``` b ````"
+
+
+@pytest.mark.parametrize("kind", ["lm", "mae", "adapter", "model"])
+def test_every_template_renders_with_and_without_a_trunk_a_recipe_and_a_repository(kind, tmp_path):
+    run = run_of(["web", "code"], tmp_path / "run")
+    for trunks in (True, False):
+        for repo_id in ("user/model", None):
+            for recipe in ({"tasks": []}, None):
+                hub = {"repo_id": repo_id, "trunks": trunks, "license": "apache-2.0"}
+                facts = facts_of(run, recipe, hub=hub)
+                facts["model"].update(kind=kind, image=[3, 32], base_model="user/base", causal=kind != "mae")
+                data = assert_valid(render_card(facts))
+                assert (data.license, data.base_model) == ("apache-2.0", "user/base")
+                assert data.library_name == ("peft" if kind == "adapter" else "transformers")
+        facts["trunk"] = None
+        assert "no trunk" in render_card(facts)
+
+
+def test_the_card_of_a_curve_without_branches_and_of_a_run_without_scores(tmp_path):
+    run = run_of(["web"], tmp_path / "run")
+    run.state["tasks"][0]["branch_step"] = None
+    run.state["schedule"].update(name="linear", phases=[])
+    facts = facts_of(Run(run.path, run.state, (), [{"step": 9, "learning_rate": 1e-5}]))
+    card = render_card(facts)
+    data = assert_valid(card)
+    assert "no annealed branch" in card
+    assert "Nothing was evaluated." in card
+    assert "at rate 1.0e-5" in card
+    assert data.eval_results is None
+
+
+def test_values_that_are_no_numbers_are_left_out_of_the_metadata(tmp_path):
+    run = run_of(["web", "code"], tmp_path / "run")
+    rows = [[float("nan"), None], [2.0, float("inf")]]
+    matrix = TaskMatrix(["web", "code"], ["web", "code"], "eval_loss", False, rows)
+    data = assert_valid(render_card(facts_of(Run(run.path, run.state, (matrix,), []))))
+    assert [result.metric_value for result in data.eval_results] == [2.0]
+
+
+@pytest.mark.parametrize("facts", sorted(EXAMPLES.glob("*.json")), ids=lambda path: path.stem)
+def test_the_rendered_examples_are_what_their_stored_inputs_give(facts):
+    assert facts.with_suffix(".md").read_text(encoding="utf-8") == render_card(json.loads(facts.read_text()))
+
+
+def test_there_are_examples_and_every_template_is_packed():
+    import tomllib
+
+    assert len(list(EXAMPLES.glob("*.json"))) >= 2
+    project = tomllib.loads((EXAMPLES.parent.parent / "pyproject.toml").read_text())
+    packed = project["tool"]["setuptools"]["data-files"]["share/hf_infinite_lr/model_cards"]
+    root = EXAMPLES.parent.parent
+    assert {path for pattern in packed for path in root.glob(pattern)} == set(template_folder().glob("*.md"))
+
+
+def test_paths_and_ids():
+    assert without_paths({"a": ["/data/me/x.bin", "C:/me/y"], "b": "user/model", "c": 1}) == {
+        "a": ["x.bin", "y"],
+        "b": "user/model",
+        "c": 1,
+    }
+    assert [hub_id(name) for name in ("user/x", "gpt2", "/x/y", "tests", "a b", None)] == [
+        "user/x",
+        "gpt2",
+        *[None] * 4,
+    ]
+
+
+def test_changed_settings_name_no_place_and_no_account(tmp_path):
+    from hf_infinite_lr import ContinualTrainingArguments
+
+    args = ContinualTrainingArguments(
+        str(tmp_path), hub_token="hf_x", hub_model_id="a/b", run_name="mine", learning_rate=1e-3, use_cpu=True
+    )
+    assert changed_settings(args) == {"learning_rate": 1e-3, "use_cpu": True} | (
+        {} if args.dataloader_pin_memory else {"dataloader_pin_memory": False}
+    )
+
+
+def test_what_a_model_is_stands_in_its_files(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "/models/llama"}')
+    facts = model_facts(tmp_path, "PeftModelForCausalLM", num_parameters=5, num_trained=1, base_model=None)
+    assert (facts["kind"], facts["base_model"], facts["from_scratch"], facts["causal"]) == (
+        "adapter",
+        None,
+        False,
+        True,
+    )
+    (tmp_path / "adapter_config.json").unlink()
+    (tmp_path / "config.json").write_text('{"model_type": "vit_mae", "image_size": 32, "num_channels": 3}')
+    facts = model_facts(tmp_path, "ViTMAEForPreTraining", num_parameters=5, num_trained=5, base_model="user/base")
+    assert (facts["kind"], facts["base_model"], facts["image"]) == ("mae", "user/base", [3, 32])
+
+
+def test_published_files_hold_no_paths_no_pickles_and_no_secrets(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_planted")
+    folder = tmp_path / "releases" / "01-web"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "training_args.bin").write_bytes(b"pickle")
+    (folder / "config.json").write_text(json.dumps({"_name_or_path": f"{tmp_path}/base", "vocab": "</s>"}))
+    (folder / "tokenizer.json").write_text(json.dumps({"/usr/bin/python": 1}))
+    (folder / "notes.md").write_text("fine")
+    write_manifest(folder)
+    secrets = secrets_of(tmp_path, None)
+    contents = contents_of(folder, "release", secrets=secrets)
+    assert set(contents) == {"model.safetensors", "config.json", "tokenizer.json", "notes.md", "manifest.json"}
+    assert json.loads(contents["config.json"]) == {"_name_or_path": "base", "vocab": "</s>"}
+    for secret in ("hf_planted", str(tmp_path.resolve())):
+        (folder / "notes.md").write_text(f"see {secret}")
+        with pytest.raises(NotPublishableError, match=r"notes\.md holds a token or a path"):
+            contents_of(folder, "release", secrets=secrets)
+    (folder / "notes.md").unlink()
+    shutil.copy(folder / "training_args.bin", folder / "model.pt")
+    with pytest.raises(NotPublishableError, match=r"model\.pt is a pickle"):
+        contents_of(folder, "release", secrets=secrets)
+    assert "model.pt" in contents_of(folder, "trunk", secrets=secrets)
+
+
+def _language_model(folder):
+    from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=384, max_position_embeddings=64, **sizes))
+    model.save_pretrained(folder)
+    ByT5Tokenizer().save_pretrained(folder)
+    return type(model).__name__
+
+
+def _masked_autoencoder(folder):
+    from transformers import ViTMAEConfig, ViTMAEForPreTraining
+
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    decoder = {f"decoder_{name}": value for name, value in sizes.items()}
+    model = ViTMAEForPreTraining(ViTMAEConfig(image_size=8, patch_size=4, **sizes, **decoder))
+    model.save_pretrained(folder)
+    return type(model).__name__
+
+
+def _adapter(folder):
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaForCausalLM
+
+    _language_model(folder.parent / "base")
+    base = LlamaForCausalLM.from_pretrained(folder.parent / "base")
+    model = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    model.save_pretrained(folder)
+    return type(model).__name__
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(
+    ("make", "made"), [(_language_model, "generate"), (_masked_autoencoder, "features"), (_adapter, "model")]
+)
+def test_the_cards_code_runs_on_the_release(make, made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = run_of(["web"], tmp_path / "run")
+    folder = run.path / "releases" / "01-task"
+    folder.mkdir(parents=True)
+    model_class = make(folder)
+    model = model_facts(folder, model_class, num_parameters=5, num_trained=5, base_model=None)
+    card = render_card(facts_of(run, model=model, hub={"repo_id": None, "trunks": False, "license": None}))
+    found = {}
+    exec(re.search(r"## Use it\s+```python\n(.*?)```", card, re.DOTALL)[1], found)
+    assert found[made] is not None
+    if made == "features":
+        assert found["features"].shape == (1, 8)

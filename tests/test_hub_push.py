@@ -1,0 +1,257 @@
+"""The real client against a Hub on the loopback interface, in good and in bad weather."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+
+import huggingface_hub
+import pytest
+from huggingface_hub.utils import close_session
+from loopback_hub import CALLS, LoopbackHub
+
+from hf_infinite_lr.cli import main
+from hf_infinite_lr.hub import BackgroundSender, PublicationQueue, Publisher, left_sentence, send_queue
+from hf_infinite_lr.hub import background as background_module
+from hf_infinite_lr.trainer.checkpoints import fault_of
+
+RELEASE, TRUNK = ["release 01-a", "Card of release 01-a"], ["trunk 01-a"]
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A Hub that the client of this process talks to, and no waiting in the client's own retries."""
+    with LoopbackHub() as server:
+        constants = huggingface_hub.constants
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+        template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+        monkeypatch.setattr("hf_infinite_lr.hub.publisher._SILENCE_SECONDS", 0.5)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, tiny):
+    """A run of one task whose trunk and release have never been sent."""
+    run = tmp_path_factory.mktemp("made") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hf_infinite_lr.trainer.publishing.write_report_of", lambda run, folder: None)
+        patch.setattr("hf_infinite_lr.trainer.mixin.write_report", lambda path: None)
+        tiny.run(run, tiny.data("a"))
+    return run
+
+
+@pytest.fixture
+def queue(made, tmp_path):
+    """A copy of that run with its trunk and its release in the queue."""
+    shutil.copytree(made, tmp_path / "run")
+    queue = PublicationQueue(tmp_path / "run")
+    queue.add("trunk", "01-a", "user/model", branch="trunk", private=None)
+    queue.add("release", "01-a", "user/model", branch="main", private=True)
+    return queue
+
+
+def send(queue, pauses=None, patience=20):
+    """Sends, noting how long each pause would have been."""
+    pauses = [] if pauses is None else pauses
+
+    def pause(seconds):
+        pauses.append(seconds)
+        return len(pauses) <= patience
+
+    publisher = Publisher(queue.output_dir, fault_of, token="hf_token")
+    return send_queue(queue, publisher, pause=pause, on_sent=lambda *told: None)
+
+
+def assert_complete(hub, queue):
+    """Everything is there, once."""
+    assert queue.waiting() == []
+    assert [hub.titles("trunk"), hub.titles()] == [TRUNK, RELEASE]
+    assert set(hub.repos["user/model"].tags) == {"task-01-a", "task-01-a-trunk"}
+    release, trunk = hub.files("task-01-a"), hub.files("task-01-a-trunk")
+    assert release["model.safetensors"] == (queue.output_dir / "releases/01-a/model.safetensors").read_bytes()
+    assert {"README.md", "config.json"} <= set(release)
+    assert not any(name.endswith((".bin", ".pt", ".pth")) for name in release)
+    assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} <= set(trunk)
+    for files in (release, trunk):
+        for name, facts in json.loads(files["manifest.json"])["files"].items():
+            assert len(files[name]) == facts["bytes"]
+
+
+def test_sends_once_and_again_sends_nothing(hub, queue):
+    assert send(queue) == []
+    assert_complete(hub, queue)
+    assert hub.repos["user/model"].private is False, "the first publication created it"
+    calls = len(hub.calls)
+    queue.add("release", "01-a", "user/model", branch="main", private=True)
+    assert queue.waiting() == []
+    shutil.rmtree(queue.output_dir / "hub" / "sent")
+    queue.add("release", "01-a", "user/model", branch="main", private=True)
+    assert send(queue) == []
+    assert_complete(hub, queue)
+    assert "commit" not in hub.calls[calls:]
+    assert hub.tokens <= {"hf_token", None}
+
+
+FAULTS = [(call, kind) for call in CALLS for kind in (429, 500, "html", "cut", "lost", "hang", "hang_done", 401, 403)]
+
+
+@pytest.mark.parametrize(("call", "kind"), FAULTS, ids=lambda value: str(value))
+def test_every_fault_at_every_call_costs_nothing_and_doubles_nothing(hub, queue, call, kind):
+    hub.fail(call, kind)
+    left = send(queue)
+    # An existing repository is used also where the token may not create one, which the first send found out.
+    for each in left:
+        assert kind in (401, 403)
+        assert str(kind) in each.reason
+    assert send(queue) == []
+    assert_complete(hub, queue)
+
+
+def _send_with_a_client_of_its_own(queue):
+    close_session()
+    send(queue)
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("kind", ["hang", "hang_done"])
+def test_a_kill_at_every_call_costs_nothing_and_doubles_nothing(hub, queue, call, kind, monkeypatch):
+    monkeypatch.setattr("hf_infinite_lr.hub.publisher._SILENCE_SECONDS", 60.0)
+    hub.fail(call, kind)
+    child = multiprocessing.get_context("fork").Process(target=_send_with_a_client_of_its_own, args=(queue,))
+    child.start()
+    assert hub.hanging.wait(20)
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    assert len(queue.waiting()) in (1, 2)
+    assert send(queue) == []
+    assert_complete(hub, queue)
+
+
+def test_a_repository_with_commits_keeps_them_and_loses_stale_weights(hub, queue):
+    hub.create_repo({"organization": "user", "name": "model"})
+    before = {"LICENSE": b"mine", "model-00001-of-00002.safetensors": b"old", "model.safetensors": b"old"}
+    hub.add_commit("user/model", "main", "mine", "", before)
+    assert send(queue) == []
+    assert hub.titles() == ["mine", *RELEASE]
+    files = hub.files("main")
+    assert files["LICENSE"] == b"mine"
+    assert "model-00001-of-00002.safetensors" not in files
+    assert files["model.safetensors"] != b"old"
+
+
+def test_a_tag_of_something_else_is_never_moved(hub, queue):
+    hub.create_repo({"organization": "user", "name": "model"})
+    hub.create_tag("user/model", "main", {"tag": "task-01-a-trunk"})
+    left = send(queue)
+    assert [each.publication.kind for each in left] == ["trunk"]
+    assert "task-01-a-trunk of user/model belongs to something else" in left[0].reason
+    assert hub.titles() == RELEASE, "what follows is not held up"
+
+
+def test_a_release_that_the_run_made_again_with_other_weights_replaces_its_own(hub, queue):
+    from safetensors.torch import load_file, save_file
+
+    from hf_infinite_lr.trainer.checkpoints import write_manifest
+
+    assert send(queue) == []
+    folder = queue.output_dir / "releases" / "01-a"
+    save_file(
+        {name: tensor + 1 for name, tensor in load_file(folder / "model.safetensors").items()},
+        folder / "model.safetensors",
+    )
+    write_manifest(folder)
+    queue.add("release", "01-a", "user/model", branch="main", private=None)
+    assert send(queue) == []
+    assert hub.files("task-01-a")["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+    assert hub.titles() == [*RELEASE, "release 01-a"], "the card is the same, and the client leaves it"
+    queue.add("release", "01-a", "user/model", branch="main", private=None)
+    assert queue.waiting() == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ({"kind": 429, "retry_after": 77}, [77]),
+        ({"kind": 503, "times": 9}, [1, 2, 4, 8, 16, 32, 64, 120, 120]),
+        ({"kind": 429, "times": 2, "retry_after": 1}, [1, 2]),
+        ({"kind": "cut", "times": 3}, [1, 2, 4]),
+    ],
+)
+def test_waits_as_long_as_the_server_says_else_exponentially(hub, queue, fault, expected):
+    hub.fail("refs", **fault)
+    pauses = []
+    assert send(queue, pauses) == []
+    assert pauses == expected
+
+
+def test_a_broken_directory_a_pickle_and_a_refused_card_stay_in_the_queue(hub, queue):
+    release = queue.output_dir / "releases" / "01-a"
+    facts = json.loads((release / "card.json").read_text())
+    facts["model"]["base_model"] = "no/such/id"
+    (release / "card.json").write_text(json.dumps(facts))
+    (queue.output_dir / "trunk" / "01-a" / "config.json").write_text("{}")
+    reasons = [each.reason for each in send(queue)]
+    assert "trunk/01-a is not whole: config.json" in reasons[0]
+    assert "the Hub refuses releases/01-a" in reasons[1]
+    assert "base_model" in reasons[1]
+    (release / "pytorch_model.bin").write_bytes(b"")
+    assert "pytorch_model.bin is a pickle" in send(queue)[1].reason
+    assert "Nothing is lost" in left_sentence(send(queue), queue.output_dir)
+
+
+def test_the_thread_gives_up_when_its_patience_is_used_up(hub, queue, monkeypatch, caplog):
+    monkeypatch.setattr(background_module, "PATIENCE_SECONDS", 0.0)
+    hub.fail("refs", 503, times=1000)
+    sender = BackgroundSender(queue, Publisher(queue.output_dir, fault_of))
+    sender.notify()
+    left = sender.finish()
+    assert [each.publication.folder for each in left] == ["trunk/01-a", "releases/01-a"]
+    assert f"hf-infinite-lr push {queue.output_dir}" in caplog.text
+    hub.faults.clear()
+    sender.notify()
+    assert sender.finish() == []
+    assert_complete(hub, queue)
+
+
+def test_push_says_what_is_left_sends_it_and_is_done(hub, queue, monkeypatch, capsys):
+    monkeypatch.setattr("hf_infinite_lr.cli.push.PATIENCE_SECONDS", 0)
+    run = str(queue.output_dir)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert main(["push", run]) == 3
+    assert "HF_HUB_OFFLINE is set" in capsys.readouterr().err
+    assert main(["push", run, "--dry_run"]) == 3
+    said = capsys.readouterr().out
+    assert "releases/01-a -> user/model@main, tag task-01-a" in said
+    assert "README.md" in said
+    assert (queue.output_dir / "hub/preview/01-a.md").read_text().startswith("---\n")
+    assert hub.calls == []
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    hub.fail("commit", 503)
+    assert main(["push", run]) == 3
+    assert "answered 503" in capsys.readouterr().err
+    assert main(["push", run]) == 0
+    assert "2 of 2: releases/01-a is task-01-a of user/model" in capsys.readouterr().out
+    assert_complete(hub, queue)
+    assert main(["push", run]) == 0
+    assert "Nothing of" in capsys.readouterr().out
+
+
+def test_push_sends_the_releases_of_a_run_that_was_not_told_to_publish(hub, made, tmp_path, capsys):
+    shutil.copytree(made, tmp_path / "run")
+    assert main(["push", str(tmp_path / "run"), "--hub_model_id", "model"]) == 0
+    assert hub.titles() == RELEASE
+    assert main(["push", str(tmp_path / "none")]) == 1
+    assert "continual_state.json" in capsys.readouterr().err
+
+
+def test_two_processes_do_not_send_the_same_queue(hub, queue):
+    from filelock import FileLock
+
+    with FileLock(queue.output_dir / "hub" / "lock"):
+        assert {each.reason for each in send(queue)} == {"another process is sending this queue"}
+    assert send(queue) == []

@@ -1,0 +1,221 @@
+"""Runs that publish while they train: what reaches the Hub, what does not, and how a run goes on from there."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from loopback_hub import CALLS, LoopbackHub
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
+
+PLANTED = ("hf_plantedtoken", "planteduser", "plantedhost")
+PUBLISH = {"push_to_hub": True, "hub_model_id": "user/model", "hub_token": "hf_plantedtoken"}
+
+
+@pytest.fixture(scope="module")
+def patch():
+    with pytest.MonkeyPatch.context() as context:
+        yield context
+
+
+def connect(patch, hub, cache):
+    """Points the client of this process at a Hub."""
+    patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    patch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+    template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    patch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    patch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    patch.setattr("hf_infinite_lr.hub.background.time.sleep", lambda seconds: None)
+
+
+@pytest.fixture(scope="module")
+def published(tiny, tmp_path_factory, patch):
+    """A run of three tasks with its trunks on a Hub that fails once at every call."""
+    home = tmp_path_factory.mktemp("planteduser")
+    patch.setenv("HOME", str(home))
+    patch.setenv("USER", "planteduser")
+    patch.setattr("socket.gethostname", lambda: "plantedhost")
+    patch.setattr("hf_infinite_lr.trainer.mixin.write_report", lambda path: None)
+    run = home / "run"
+    run.mkdir()
+    keys = {"tasks": [{"name": "a", "dataset_name": "user/a"}, {"name": "b", "data_files": f"{home}/b.jsonl"}]}
+    (run / "recipe.yaml").write_text(yaml.safe_dump({**keys, **PUBLISH, "block_size": 8, "output_dir": str(run)}))
+    with LoopbackHub() as hub:
+        connect(patch, hub, home / "cache")
+        for call in CALLS:
+            hub.fail(call, 503)
+        trainer = tiny.trainer(run, hub_strategy="all_checkpoints", **PUBLISH)
+        trainer.model.config._name_or_path = f"{home}/base"
+        trainer.train()
+        yield hub, trainer, run
+
+
+@pytest.mark.pictures
+def test_three_tasks_leave_three_tagged_releases_and_cards(published):
+    hub, _, run = published
+    names = ["01-a", "02-b", "03-c"]
+    assert hub.titles() == [title for name in names for title in (f"release {name}", f"Card of release {name}")]
+    assert hub.titles("trunk") == [f"trunk {name}" for name in names]
+    tags = {f"task-{name}{end}" for name in names for end in ("", "-trunk")}
+    assert set(hub.repos["user/model"].tags) == tags
+    for name in names:
+        files = hub.files(f"task-{name}")
+        card = files["README.md"].decode()
+        assert card == (run / "releases" / name / "README.md").read_text()
+        assert f"after task {int(name[:2])}" in card
+        assert "`user/model@" not in card
+        assert f"user/model@task-{name}-trunk" in card
+        assert {"report/report.md", "report/learning_rate.png", "report/task_matrix.eval_loss.png"} <= set(files)
+        assert "![learning rate over the steps of the run](report/learning_rate.png)" in card
+    assert hub.files("main")["README.md"] == hub.files("task-03-c")["README.md"]
+
+
+@pytest.mark.pictures
+def test_a_tagged_release_gives_the_releases_logits_and_the_cards_code_runs(published):
+    hub, _, run = published
+    tokens = torch.tensor([[1, 2, 3]])
+    for name in ("01-a", "02-b"):
+        loaded = AutoModelForCausalLM.from_pretrained("user/model", revision=f"task-{name}")
+        local = LlamaForCausalLM.from_pretrained(run / "releases" / name)
+        assert torch.equal(loaded(tokens).logits, local(tokens).logits)
+        card = hub.files(f"task-{name}")["README.md"].decode()
+        use = card.split("## Use it")[1].split("\n## ")[0]
+        found = {}
+        exec(re.search(r"```python\n(.*?)```", use, re.DOTALL)[1], found)
+        assert torch.equal(found["logits"], local(tokens).logits)
+
+
+@pytest.mark.pictures
+@pytest.mark.parametrize("trunk", ["01-a", "03-c"])
+def test_a_run_goes_on_from_a_published_trunk_bit_for_bit(published, tiny, tmp_path, trunk):
+    _, trainer, _ = published
+    continued = tiny.run(tmp_path / "run", resume=f"user/model@task-{trunk}-trunk")
+    assert tiny.same_end(continued, trainer)
+    assert tiny.same_tensors(
+        tiny.weights(tmp_path / "run" / "releases" / "03-c"), tiny.weights(trainer._output_dir / "releases" / "03-c")
+    )
+
+
+@pytest.mark.pictures
+def test_a_trunk_that_is_not_what_its_manifest_says_is_refused_before_it_is_read(published, tiny, tmp_path):
+    hub, _, _ = published
+    files = dict(hub.files("task-01-a-trunk"))
+    made = hub.add_commit("user/model", "broken", "broken", "", {**files, "optimizer.pt": files["optimizer.pt"][:-1]})
+    with pytest.raises(ValueError, match=r"not what its manifest says: optimizer\.pt has \d+ bytes instead of"):
+        tiny.run(tmp_path / "run", resume=f"user/model@{made.oid}")
+    manifest = json.loads(files["manifest.json"])
+    manifest["files"]["../outside"] = {"bytes": 0, "sha256": ""}
+    hub.add_commit("user/model", "outside", "outside", "", {**files, "manifest.json": json.dumps(manifest).encode()})
+    with pytest.raises(ValueError, match="lists no files of its own"):
+        tiny.run(tmp_path / "run", resume="user/model@outside")
+    with pytest.raises(ValueError, match="is no trunk of a task"):
+        tiny.run(tmp_path / "run", resume="user/model@task-01-a")
+    assert not list((tmp_path / "run").rglob("model.safetensors"))
+
+
+@pytest.mark.pictures
+def test_nothing_published_names_this_machine_its_user_or_a_token(published, caplog):
+    hub, _, run = published
+    forbidden = [*PLANTED, str(run), str(run.parent)]
+    names = set()
+    for name, content in hub.everything():
+        names.add(name)
+        for word in forbidden:
+            assert word.encode() not in content, (name, word)
+    assert "recipe.yaml" in names
+    assert "training_args.bin" not in names
+    kept = [path for path in run.rglob("*") if path.is_file() and path.suffix in (".json", ".md", ".bin", ".pt")]
+    assert not [path for path in kept if b"hf_plantedtoken" in path.read_bytes()]
+    recipe = yaml.safe_load(hub.files("task-01-a")["recipe.yaml"])
+    assert recipe["tasks"][1]["data_files"] == "b.jsonl"
+    assert not [key for key in recipe if key.startswith(("hub_", "push_"))]
+    trunk = hub.files("task-01-a-trunk")
+    for name in ("optimizer.pt", "scheduler.pt"):
+        torch.load(io.BytesIO(trunk[name]), weights_only=True)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [("end", ["03-c"]), ("every_save", ["01-a", "02-b", "03-c"]), ("checkpoint", ["01-a", "02-b", "03-c"])],
+)
+def test_strategies(tiny, tmp_path, monkeypatch, strategy, expected):
+    with LoopbackHub() as hub:
+        connect(monkeypatch, hub, tmp_path / "cache")
+        trainer = tiny.run(
+            tmp_path / "run", hub_strategy=strategy, evaluate_on="none", hub_private_repo=True, **PUBLISH
+        )
+        assert hub.titles() == [t for name in expected for t in (f"release {name}", f"Card of release {name}")]
+        assert ("trunk" in hub.repos["user/model"].branches) == (strategy == "checkpoint")
+        assert hub.repos["user/model"].private
+        calls = len(hub.calls)
+        trainer.save_model(str(tmp_path / "again"))
+        assert "commit" not in hub.calls[calls:] or strategy == "end"
+
+
+def test_offline_the_queue_fills_and_a_finished_run_sends_it_later(tiny, tmp_path, monkeypatch, caplog):
+    with LoopbackHub() as hub:
+        connect(monkeypatch, hub, tmp_path / "cache")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        trainer = tiny.run(tmp_path / "run", evaluate_on="none", **PUBLISH)
+        assert trainer.state.global_step == 21
+        assert f"hf-infinite-lr push {tmp_path / 'run'}" in caplog.text
+        assert "HF_HUB_OFFLINE is set" in caplog.text
+        assert hub.calls == []
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        tiny.run(tmp_path / "run", resume=True, evaluate_on="none", **PUBLISH)
+        assert len(hub.titles()) == 6
+
+
+@pytest.mark.parametrize("kind", [401, 403, 503, "cut"])
+def test_a_hub_that_always_fails_costs_the_training_nothing(tiny, tmp_path, monkeypatch, caplog, kind):
+    monkeypatch.setattr("hf_infinite_lr.hub.background.PATIENCE_SECONDS", 0.0)
+    with LoopbackHub() as hub:
+        connect(monkeypatch, hub, tmp_path / "cache")
+        hub.fail("create_repo", kind, times=10_000)
+        trainer = tiny.run(tmp_path / "run", tiny.data("a"), evaluate_on="none", **PUBLISH)
+        assert trainer.state.global_step == 8
+        assert len(trainer._queue.waiting()) == 1
+        assert "Nothing is lost" in caplog.text
+
+
+def test_a_card_lies_in_every_release_also_of_a_run_that_does_not_publish(tiny, tmp_path):
+    tiny.run(tmp_path / "run", tiny.data("a"), hub_license="mit")
+    card = (tmp_path / "run" / "releases" / "01-a" / "README.md").read_text()
+    assert 'from_pretrained("run/releases/01-a")' in card
+    assert "license: mit" in card
+    assert "run/trunk/01-a" in card
+    assert not (tmp_path / "run" / "hub").exists()
+
+
+def test_annealing_after_the_fact_leaves_a_card_too(tiny, tmp_path):
+    trainer = tiny.run(tmp_path / "run", tiny.data("a"))
+    release = trainer.anneal(tmp_path / "run" / "trunk" / "01-a", 1)
+    assert "releases/01-a-from-6-over-1" in (release / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_training_that_is_killed_while_it_pushes_goes_on_and_doubles_nothing(tmp_path):
+    script = f"""
+import conftest, sys
+conftest.run({str(tmp_path / "run")!r}, resume=True, evaluate_on="none", push_to_hub=True, hub_model_id="user/model")
+"""
+    folder = str(__import__("pathlib").Path(__file__).parent)
+    with LoopbackHub() as hub:
+        import os
+
+        paths = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "PYTHONPATH": paths}
+        hub.fail("commit", "hang_done")
+        child = subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.DEVNULL)
+        assert hub.hanging.wait(600)
+        child.kill()
+        child.wait()
+        assert (tmp_path / "run" / "hub" / "waiting").is_dir()
+        subprocess.run([sys.executable, "-c", script], env=environment, stdout=subprocess.DEVNULL, check=True)
+        names = ("01-a", "02-b", "03-c")
+        assert hub.titles() == [title for name in names for title in (f"release {name}", f"Card of release {name}")]
