@@ -13,8 +13,9 @@ from transformers.trainer_callback import ProgressCallback, TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from hf_infinite_lr.arguments import resume_arguments
-from hf_infinite_lr.config import plan_run, refuse_unsupported, replay_settings, schedule_name
+from hf_infinite_lr.config import arrange, plan_run, refuse_unsupported, replay_settings, run_mode, schedule_name
 from hf_infinite_lr.lr_scheduler import ScheduleLR
+from hf_infinite_lr.methods.joint import JOINT
 from hf_infinite_lr.report import write_report
 from hf_infinite_lr.stream.loading import StreamBatches, StreamDataset
 from hf_infinite_lr.stream.task import Stream
@@ -25,6 +26,7 @@ from .annealing import AnnealingAfterwards
 from .columns import ColumnEvaluation
 from .disk import saving
 from .flow import Stopwatch, StreamFlow, StreamProgress
+from .forgetting import ForgettingMethods, check_methods
 from .host import bounded_length, check_arguments, check_host, continual_arguments, engine_name, one_pass
 from .preemption import outlive_sigterm
 from .record import RunRecord, schedule_state
@@ -41,7 +43,7 @@ _DESCRIBED = 20
 _STEP_KINDS = ("logging", "eval", "save")
 
 
-class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
+class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, ForgettingMethods):
     """Makes a Trainer learn a stream of tasks. Put it before the host: `class C(ContinualMixin, SFTTrainer)`.
 
     The trunk is one Trainer run over the stream. At a task's branch point it is saved to `trunk/`, the remaining steps
@@ -89,10 +91,12 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
             )
         self._check_constructed()
         prepared = [self.train_dataset, *(self.prepare_task_dataset(t.dataset, t.name) for t in stream.tasks[1:])]
-        self.stream = stream.with_datasets(prepared)
+        given, batch_size = stream.with_datasets(prepared), self.get_total_train_batch_size(args)
+        self.stream = arrange(args, given, batch_size)
         self.columns = tuple(stream.eval_datasets)
+        self._joined = [task.name for task in stream.tasks] if run_mode(args) == JOINT else []
         self.score_column = score_column
-        self.schedule, self.plan = plan_run(args, self.stream, self.get_total_train_batch_size(args))
+        self.schedule, self.plan = plan_run(args, self.stream, batch_size)
         self.references: dict[str, Any] = {}
         self.units: dict[str, str] = {}
         self.record = self._new_record()
@@ -100,6 +104,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
         self.has_begun = False
         self._scores: dict[str, dict[str, float]] = {}
         self._step_seconds, self._evaluation_seconds = Stopwatch(), Stopwatch()
+        self._make_methods()
         self._follow_stream()
 
     # ---- What a subclass may say -------------------------------------------------------------------------------
@@ -137,9 +142,11 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
 
     def _new_record(self) -> RunRecord:
         args = self.args
+        scored = tuple(self._joined or (task.name for task in self.plan.tasks))
         return RunRecord(
             plan=self.plan,
-            columns=tuple(dict.fromkeys([*(task.name for task in self.plan.tasks), *self.columns])),
+            scored_tasks=scored,
+            columns=tuple(dict.fromkeys([*scored, *self.columns])),
             schedule=schedule_state(args, self.schedule),
             settings={
                 **continual_arguments(args),
@@ -174,8 +181,9 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
         datasets = [None if task.streaming else self._reduced(task.dataset) for task in self.stream.tasks]
         collate = self._get_collator_with_removed_columns(self.data_collator, description="training")
         args = self.args
+        self._served = StreamDataset(datasets, collate, self._data_seed)
         loader = DataLoader(
-            StreamDataset(datasets, collate, self._data_seed),
+            self._served,
             batch_sampler=self._batches,
             collate_fn=_as_collated,
             num_workers=args.dataloader_num_workers,
@@ -259,6 +267,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
         self.record.resume_from(state)
         check_data_settings(state, self.record.settings, self.plan)
         check_engine(state, self.record.settings)
+        check_methods(state, self.args.methods, self.plan)
         check_trunk(self._output_dir, self.plan, state["global_step"])
         if self.schedule is None and state["num_steps"] != self.plan.num_steps:
             raise ValueError(
@@ -319,6 +328,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
         if self._resumed_from is None and self.args.evaluate_on != "none":
             self._evaluate_columns(self.columns)
             self.record.set_baseline(self._scores)
+        self._begin_methods(self._resumed_from)
         self._write_record()
         self._step_seconds.start()
 
@@ -327,8 +337,11 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
         task = self.plan.rewind_points.get(step)
         if task is not None:
             self._rewind(self._output_dir / "trunk" / task.directory, step)
-        if self.args.reset_optimizer and step and self.plan.task_at(step).start_step == step:
-            self._raw_optimizer().state.clear()
+        begun = self.plan.task_at(step)
+        if step and begun.start_step == step:
+            self._between_tasks(self.plan.tasks[begun.index - 1])
+            if self.args.reset_optimizer:
+                self._raw_optimizer().state.clear()
 
     def _end_step(self, step: int) -> None:
         """After the update that made `step` updates: the schedule's position, also when fp16 skipped the update."""
