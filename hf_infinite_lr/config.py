@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
-from transformers import TrainingArguments
+from transformers import SchedulerType, TrainingArguments
 
 from hf_infinite_lr.lr_scheduler import schedule_from_arguments
+from hf_infinite_lr.methods.chosen import RUN_MODES, read_methods
+from hf_infinite_lr.methods.gdumb import FromScratch, GDumbSettings, gdumb_stream
+from hf_infinite_lr.methods.joint import JOINT, joint_stream
 from hf_infinite_lr.schedules import Schedule
 from hf_infinite_lr.stream.loading import seeded_rng
 from hf_infinite_lr.stream.plan import StreamPlan, plan_stream, task_lengths
@@ -70,6 +74,12 @@ class ContinualArguments:
             refused otherwise. Those tasks keep their order and steps; data given under their names is used as it is
             now; one that is not given is neither replayed nor evaluated; all other tasks follow. What is accepted is
             logged.
+        methods (`dict`, *optional*):
+            What fights forgetting beside the schedule and replay, by name with its keys, any number together: `mas`
+            (keys `weight` .1, `alpha` .1, `num_samples` 256), `fisher` (EWC: `weight`, `alpha`, `num_samples`), `l2`
+            (`weight`), `lwf` (`weight` .5). `gdumb` (`buffer_size`, `label_column`) and `joint` say what the whole
+            run trains on and stand alone. Without any, the stream is fine-tuned on. Example:
+            `{"mas": {"weight": 0.5}, "lwf": {}}`; see [`~hf_infinite_lr.methods`].
         embedding_learning_rate (`float`, *optional*):
             Peak of the input and output embeddings, where it is not `learning_rate`; the schedule scales both alike.
         hub_license (`str`, *optional*):
@@ -104,6 +114,9 @@ class ContinualArguments:
     )
     accept_changed_tasks: bool = field(
         default=False, metadata={"help": "Resume although begun tasks are changed, gone or in another order."}
+    )
+    methods: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Methods by name with their keys: mas, fisher, l2, lwf; or gdumb, or joint."}
     )
     embedding_learning_rate: float | None = field(
         default=None, metadata={"help": "Peak learning rate of the embeddings; learning_rate by default."}
@@ -141,6 +154,9 @@ class ContinualArguments:
                 "anneal_budget='extra' with rewind='none' has no trunk that could train on the branch's batches: "
                 "choose anneal_budget='within' or another rewind."
             )
+        self.methods = {name: asdict(settings) for name, settings in read_methods(self.methods).items()}
+        if mode := run_mode(self):
+            _check_run_mode(self, mode)
 
 
 def _check_buffer_size(size: Any) -> None:
@@ -166,7 +182,7 @@ class ContinualTrainingArguments(ContinualArguments, TrainingArguments):
     ```
     """
 
-    lr_scheduler_type: Any = field(default="infinite", metadata={"help": "Name of the schedule."})
+    lr_scheduler_type: SchedulerType | str = field(default="infinite", metadata={"help": "Name of the schedule."})
     warmup_steps: float = field(default=0.05, metadata={"help": "Steps, or below 1 a share of the first task."})
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over each task."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN and infinite losses in logs."})
@@ -187,12 +203,59 @@ def schedule_name(args: Any) -> str:
     return str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
 
 
+def run_mode(args: Any) -> str | None:
+    """The method that says what the whole run trains on, `joint` or `gdumb`; None for the stream as it is."""
+    return next((name for name in args.methods if name in RUN_MODES), None)
+
+
+def _check_run_mode(args: Any, mode: str) -> None:
+    if args.replay_fraction:
+        raise ValueError(
+            f"replay_fraction={args.replay_fraction} cannot be used with methods.{mode}: no task is earlier."
+        )
+    if mode == FromScratch.name:
+        if args.anneal_budget != "within":
+            raise ValueError(
+                f"anneal_budget={args.anneal_budget!r} cannot be used with methods.gdumb: it has no trunk."
+            )
+        if schedule_name(args) not in OWN_SCHEDULES:
+            raise ValueError(
+                f"lr_scheduler_type={schedule_name(args)!r} cannot be used with methods.gdumb: one curve over the run "
+                f"would leave the later trainings its end; use {' or '.join(OWN_SCHEDULES)}."
+            )
+
+
+def arrange(args: Any, stream: Stream, global_batch_size: int) -> Stream:
+    """The stream that a run trains on: as given, or what its run mode makes of it.
+
+    Args:
+        args: As in [`plan_run`].
+        stream ([`Stream`]): The tasks as given, prepared for training.
+        global_batch_size (`int`): Samples of one optimizer step.
+
+    Raises:
+        ValueError: one sentence naming field, value and rule.
+    """
+    if (mode := run_mode(args)) is None:
+        return stream
+    if streaming := [task.name for task in stream.tasks if task.streaming]:
+        raise ValueError(
+            f"methods.{mode}: the streaming task {streaming[0]!r} cannot be drawn from; make it map-style."
+        )
+    lengths = run_lengths(args, stream, global_batch_size)
+    with seeded_rng(0):
+        if mode == JOINT:
+            return joint_stream(stream, lengths)
+        seed = args.seed if args.data_seed is None else args.data_seed
+        return gdumb_stream(stream, lengths, GDumbSettings(**args.methods[mode]), seed)
+
+
 def plan_run(args: Any, stream: Stream, global_batch_size: int) -> tuple[Schedule | None, StreamPlan]:
     """Turns arguments and a stream into steps: the schedule, and the plan whose branches fit it.
 
     Args:
         args: `TrainingArguments` with [`ContinualArguments`].
-        stream ([`Stream`]): The tasks, prepared for training.
+        stream ([`Stream`]): The tasks of [`arrange`].
         global_batch_size (`int`): Samples of one optimizer step.
 
     Returns:
@@ -202,21 +265,13 @@ def plan_run(args: Any, stream: Stream, global_batch_size: int) -> tuple[Schedul
         ValueError: one sentence naming field, value and rule.
     """
     check_replay_labels(args, stream)
-    lengths = run_lengths(args, stream, global_batch_size)
+    # A run mode has given every task its length.
+    mode = run_mode(args)
+    lengths = task_lengths(stream, global_batch_size) if mode else run_lengths(args, stream, global_batch_size)
     schedule = None
     anneal_steps = [0] * len(lengths)
     if schedule_name(args) in OWN_SCHEDULES:
-        given = dict(args.lr_scheduler_kwargs or {})
-        given.pop("on_resume", None)  # shapes no curve; the scheduler takes it
-        schedule = schedule_from_arguments(
-            schedule_name(args),
-            task_steps=lengths,
-            learning_rate=args.learning_rate,
-            warmup_steps=args.warmup_steps,
-            kwargs=given,
-            anneal_budget=args.anneal_budget,
-            release=args.release,
-        )
+        schedule = schedule_of(args, lengths)
         for branch in schedule.branch_points:
             anneal_steps[branch.task] = branch.end_step - branch.first_step
     with seeded_rng(0):
@@ -228,11 +283,36 @@ def plan_run(args: Any, stream: Stream, global_batch_size: int) -> tuple[Schedul
         global_batch_size,
         fingerprints=fingerprints,
         anneal_budget=args.anneal_budget,
-        rewinds=args.rewind != "none",
+        rewinds=args.rewind != "none" and run_mode(args) is None,
     )
     if args.replay_fraction:
         check_buffers(plan, replay_settings(args))
     return schedule, plan
+
+
+def schedule_of(args: Any, lengths: Sequence[int]) -> Schedule:
+    """The schedule of a run, one of ours.
+
+    Args:
+        args: As in [`plan_run`].
+        lengths (`Sequence[int]`): Steps of each task.
+    """
+    given = dict(args.lr_scheduler_kwargs or {})
+    given.pop("on_resume", None)  # shapes no curve; the scheduler takes it
+    make = partial(
+        schedule_from_arguments,
+        schedule_name(args),
+        learning_rate=args.learning_rate,
+        warmup_steps=args.warmup_steps,
+        kwargs=given,
+        anneal_budget=args.anneal_budget,
+    )
+    if run_mode(args) != FromScratch.name:
+        return make(task_steps=lengths, release=args.release)
+    released = ["each" if args.release == "each" else "none"] * (len(lengths) - 1)
+    released.append("none" if args.release == "none" else "each")
+    each = [make(task_steps=[steps], release=release) for steps, release in zip(lengths, released, strict=True)]
+    return Schedule(tuple(replace(phase, task=task) for task, one in enumerate(each) for phase in one.phases))
 
 
 def replay_settings(args: ContinualArguments) -> ReplaySettings:

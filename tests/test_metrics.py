@@ -1,9 +1,12 @@
 import copy
 import json
 import math
+from pathlib import Path
 
+import evaluate
 import pytest
 
+import hf_infinite_lr
 from hf_infinite_lr.metrics import DESCRIPTIONS, HEADLINE, TaskMatrix, summary
 
 ABC = ("a", "b", "c")
@@ -58,6 +61,15 @@ def test_summary_is_the_hand_computed_one(matrix, expected):
     before = copy.deepcopy(matrix)
     assert summary(matrix) == {key: pytest.approx(value) for key, value in zip(keys, expected, strict=True)}
     assert matrix == before
+
+
+def test_evaluate_loads_the_metrics_from_a_local_path(tmp_path):
+    """Nulls and all: the same numbers as without `evaluate`."""
+    metric = evaluate.load(str(Path(hf_infinite_lr.__file__).parent / "continual_metrics"), cache_dir=str(tmp_path))
+    for matrix in (SCORES, LOSSES, SEEN, ONE):
+        given = {"matrix": matrix.matrix, "baseline": matrix.baseline, "higher_is_better": matrix.higher_is_better}
+        assert metric.compute(**given) == summary(matrix)
+    assert all(key in metric.inputs_description for key in DESCRIPTIONS)
 
 
 def test_every_number_has_its_convention_and_four_are_shown():

@@ -13,7 +13,8 @@ import yaml
 from datasets import concatenate_datasets
 from transformers import set_seed
 
-from hf_infinite_lr.config import ContinualTrainingArguments, refuse_unsupported, run_lengths
+from hf_infinite_lr.config import ContinualTrainingArguments, refuse_unsupported, run_lengths, run_mode
+from hf_infinite_lr.methods.joint import JOINT
 from hf_infinite_lr.objectives.keys import nearest, typed
 from hf_infinite_lr.objectives.language_modelling import LanguageModelling
 from hf_infinite_lr.objectives.objective import Objective
@@ -108,6 +109,8 @@ class Recipe:
         if any(by_epochs) or any(entry.task_names is None for entry in self.entries):
             tasks = self.stream().tasks
         lengths = run_lengths(self.arguments, Stream(tasks, {}), self.global_batch_size)
+        if run_mode(self.arguments) == JOINT:
+            return {JOINT: sum(lengths)}
         return dict(zip((task.name for task in tasks), lengths, strict=True))
 
     def _task(self, entry: Entry, name: str, dataset: Any, **more: Any) -> Task:

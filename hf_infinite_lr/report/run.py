@@ -104,9 +104,10 @@ class Run:
     def evaluations(self, matrix: TaskMatrix) -> dict[str, list[tuple[int, float]]]:
         """For each column the values of a metric as `(step, value)`: from the matrix, and logged in between."""
         ends = [0, *(task["end_step"] for task in self.tasks)]
+        own_rows = matrix.matrix[len(matrix.tasks) - len(self.tasks) :]  # joint training has one task for all rows
         points = {}
         for place, column in enumerate(matrix.columns):
-            rows = (matrix.baseline, *matrix.matrix)
+            rows = (matrix.baseline, *own_rows)
             found = {step: row[place] for step, row in zip(ends, rows, strict=False)}
             key = f"eval_{column}_{matrix.metric.removeprefix('eval_')}"
             found |= {entry["step"]: entry[key] for entry in self.log_history if key in entry}

@@ -109,15 +109,24 @@ class StreamBatches(BatchSampler):
 
     def _own_rows(self, task: int, batch: int) -> Sequence[Any]:
         start, stop = self.replay.own_before(task, batch), self.replay.own_before(task, batch + 1)
-        if task in self.readers:
-            samples = self.readers[task].take(start, stop - start)
-            if task in self.replay.buffers:
-                self.replay.buffers[task].offer(start, samples)
-            return samples
+        if task not in self.readers:
+            return self._rows(task, start, stop)
+        samples = self.readers[task].take(start, stop - start)
+        if task in self.replay.buffers:
+            self.replay.buffers[task].offer(start, samples)
+        return samples
+
+    def _rows(self, task: int, start: int, stop: int) -> Sequence[int]:
         plan = self.plan.tasks[task]
         assert plan.num_samples is not None
         usable = plan.num_samples - plan.num_unused_samples
         return rows_at(partial(self._order, task), usable, start, stop).tolist()
+
+    def first_samples(self, task: int, count: int) -> list[Sample]:
+        """The addresses of a task's own first samples, at most `count`; the reader that trains is not moved."""
+        stop = min(count, self.replay.own_before(task, self.plan.tasks[task].num_steps))
+        rows = self.readers[task].anew().take(0, stop) if task in self.readers else self._rows(task, 0, stop)
+        return [Sample(task, row, task, place) for place, row in enumerate(rows)]
 
     def state_at(self, step: int) -> dict[str, Any]:
         """State of the streaming task that the update at a global step reads; empty for a map-style one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from collections.abc import Iterator
@@ -69,6 +70,10 @@ class StreamReader:
         self._first = BlockState()
         self._states: list[BlockState] = []
         self._start_at(self._first)
+
+    def anew(self) -> StreamReader:
+        """A second reader of the same samples, at their start; neither moves the other."""
+        return StreamReader(self.name, copy.deepcopy(self.dataset), self.seed, self.task, self.block_size)
 
     def take(self, start: int, count: int) -> list[Any]:
         """The samples at positions `start` to `start + count`, counted from the task's first."""

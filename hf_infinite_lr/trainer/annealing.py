@@ -19,6 +19,7 @@ from hf_infinite_lr.stream.task import Stream, slug
 
 from . import checkpoints
 from .acceptance import with_data_of
+from .forgetting import check_methods
 from .host import Host
 from .record import RunRecord
 from .resume import check_data_settings, check_engine, find_checkpoint
@@ -79,6 +80,7 @@ class AnnealingAfterwards(Host):
         if task is None:
             check_data_settings(state, self.record.settings, self.plan)
         check_engine(state, self.record.settings)
+        check_methods(state, self.args.methods, self.plan)
         planned = self.plan
         self.plan = annealing_plan(planned, state["global_step"], num_anneal_steps, from_first_batch=task is not None)
         trunk = ScheduleState.from_dict(torch.load(path / "scheduler.pt", weights_only=True))

@@ -15,8 +15,9 @@ from transformers.trainer_callback import ProgressCallback, TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from hf_infinite_lr.arguments import resume_arguments
-from hf_infinite_lr.config import plan_run, refuse_unsupported, replay_settings, schedule_name
+from hf_infinite_lr.config import arrange, plan_run, refuse_unsupported, replay_settings, run_mode, schedule_name
 from hf_infinite_lr.lr_scheduler import ScheduleLR
+from hf_infinite_lr.methods.joint import JOINT
 from hf_infinite_lr.report import write_report
 from hf_infinite_lr.stream.loading import StreamBatches, StreamDataset
 from hf_infinite_lr.stream.task import Stream
@@ -28,6 +29,7 @@ from .columns import ColumnEvaluation
 from .disk import saving
 from .embeddings import separate_embeddings
 from .flow import Stopwatch, StreamFlow, StreamProgress
+from .forgetting import ForgettingMethods, check_methods
 from .host import bounded_length, check_arguments, check_host, continual_arguments, engine_name, one_pass
 from .preemption import outlive_sigterm
 from .record import RunRecord, schedule_state
@@ -43,7 +45,7 @@ _DESCRIBED = 20
 _STEP_KINDS = ("logging", "eval", "save")
 
 
-class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
+class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, ForgettingMethods):
     """Makes a Trainer learn a stream of tasks. Put it before the host: `class C(ContinualMixin, SFTTrainer)`.
 
     The trunk is one Trainer run over the stream. At a task's branch point it is saved to `trunk/`, the remaining steps
@@ -99,9 +101,11 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
         self.score_column, self.begin_task, self.finish_release = score_column, begin_task, finish_release
         self._check_constructed()
         prepared = [self.train_dataset, *(self.prepare_task_dataset(t.dataset, t.name) for t in stream.tasks[1:])]
-        self.stream = stream.with_datasets(prepared)
+        given, batch_size = stream.with_datasets(prepared), self.get_total_train_batch_size(args)
+        self.stream = arrange(args, given, batch_size)
         self.columns = tuple(stream.eval_datasets)
-        self.schedule, self.plan = plan_run(args, self.stream, self.get_total_train_batch_size(args))
+        self._joined = [task.name for task in stream.tasks] if run_mode(args) == JOINT else []
+        self.schedule, self.plan = plan_run(args, self.stream, batch_size)
         self.references: dict[str, Any] = {}
         self.units: dict[str, str] = {}
         self.tokens_per_sample: int | None = None
@@ -110,6 +114,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
         self.has_begun = False
         self._scores: dict[str, dict[str, float]] = {}
         self._step_seconds, self._evaluation_seconds = Stopwatch(), Stopwatch()
+        self._make_methods()
         self._follow_stream()
 
     # ---- What a subclass may say -------------------------------------------------------------------------------
@@ -141,9 +146,11 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
 
     def _new_record(self) -> RunRecord:
         args = self.args
+        scored = tuple(self._joined or (task.name for task in self.plan.tasks))
         return RunRecord(
             plan=self.plan,
-            columns=tuple(dict.fromkeys([*(task.name for task in self.plan.tasks), *self.columns])),
+            scored_tasks=scored,
+            columns=tuple(dict.fromkeys([*scored, *self.columns])),
             schedule=schedule_state(args, self.schedule),
             settings={
                 **continual_arguments(args),
@@ -178,8 +185,9 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
         datasets = [None if task.streaming else self._reduced(task.dataset) for task in self.stream.tasks]
         collate = self._get_collator_with_removed_columns(self.data_collator, description="training")
         args = self.args
+        self._served = StreamDataset(datasets, collate, self._data_seed)
         loader = DataLoader(
-            StreamDataset(datasets, collate, self._data_seed),
+            self._served,
             batch_sampler=self._batches,
             collate_fn=_as_collated,
             num_workers=args.dataloader_num_workers,
@@ -276,6 +284,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
         self.record.resume_from(state)
         check_data_settings(state, self.record.settings, self.plan)
         check_engine(state, self.record.settings)
+        check_methods(state, self.args.methods, self.plan)
         check_trunk(self._output_dir, self.plan, state["global_step"])
         if self.schedule is None and state["num_steps"] != self.plan.num_steps:
             raise ValueError(
@@ -336,6 +345,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
             self._evaluate_columns(self.columns)
             self.record.set_baseline(self._scores)
             self.record.add_benchmarks(None, self._finished(None))
+        self._begin_methods(self._resumed_from)
         self._write_record()
         self._step_seconds.start()
 
@@ -344,7 +354,9 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation):
         task = self.plan.rewind_points.get(step)
         if task is not None:
             self._rewind(self._output_dir / "trunk" / task.directory, step)
-        if step and self.plan.task_at(step).start_step == step:
+        begun = self.plan.task_at(step)
+        if step and begun.start_step == step:
+            self._between_tasks(self.plan.tasks[begun.index - 1])
             if self.args.reset_optimizer:
                 self._raw_optimizer().state.clear()
             if self.begin_task:

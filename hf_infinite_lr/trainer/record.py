@@ -32,6 +32,7 @@ class RunRecord:
 
     Args:
         plan ([`StreamPlan`]): Tasks and steps.
+        scored_tasks (`tuple[str, ...]`): The rows of the matrices: the tasks, or of joint training those in its union.
         columns (`tuple[str, ...]`): What is evaluated.
         schedule (`dict`): Name, arguments and phases with their rates.
         settings (`dict`): What shaped the run.
@@ -42,6 +43,7 @@ class RunRecord:
     """
 
     plan: StreamPlan
+    scored_tasks: tuple[str, ...]
     columns: tuple[str, ...]
     schedule: dict[str, Any]
     settings: dict[str, Any]
@@ -64,7 +66,7 @@ class RunRecord:
         rows = self._by_metric(scores)
         for metric in {PRIMARY_METRIC, *rows, *self.matrices}:
             matrix = self.matrices.get(metric) or self._empty(metric, {})
-            while len(matrix.matrix) < task.index:
+            while len(matrix.matrix) < self._row_of(task):
                 matrix = matrix.with_row({})
             self.matrices[metric] = matrix.with_row(rows.get(metric, {}))
 
@@ -73,9 +75,13 @@ class RunRecord:
         if scores:
             self.benchmarks.append({"task": task and task.name, "scores": scores})
 
+    def _row_of(self, task: TaskPlan) -> int:
+        """The task's own row; joint training, which has none, fills the last one."""
+        return self.scored_tasks.index(task.name) if task.name in self.scored_tasks else len(self.scored_tasks) - 1
+
     def _empty(self, metric: str, baseline: Mapping[str, float]) -> TaskMatrix:
         return TaskMatrix(
-            tasks=[task.name for task in self.plan.tasks],
+            tasks=self.scored_tasks,
             columns=self.columns,
             metric=metric,
             higher_is_better=not metric.endswith(_LOWER_IS_BETTER),
@@ -102,7 +108,7 @@ class RunRecord:
             "schedule": self.schedule,
             "settings": self.settings,
             "tasks": [self._task_state(task, global_step) for task in self.plan.tasks],
-            "evaluate_also": [name for name in self.columns if name not in {task.name for task in self.plan.tasks}],
+            "evaluate_also": [name for name in self.columns if name not in self.scored_tasks],
             "compute": {
                 "train_seconds": self.train_seconds,
                 "evaluation_seconds": self.evaluation_seconds,

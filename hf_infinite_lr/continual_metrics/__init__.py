@@ -1,0 +1,1 @@
+"""The folder that `evaluate.load` reads; see the script of the same name."""

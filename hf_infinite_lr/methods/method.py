@@ -1,0 +1,89 @@
+"""What a training loop asks of a method that fights forgetting."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from .samples import Samples
+from .weights import Weights
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What is being trained, as a method sees it.
+
+    Args:
+        model (`nn.Module`): The model without the wrappers of data parallelism and compilation.
+        weights ([`Weights`]): Its trainable parameters, as far as this process holds them.
+        optimizer (`torch.optim.Optimizer`): Not wrapped.
+        samples (`Callable`): `(count) ->` [`Samples`]: the first `count` training samples of the task that has just
+            ended, or all where there are fewer.
+    """
+
+    model: nn.Module
+    weights: Weights
+    optimizer: torch.optim.Optimizer
+    samples: Callable[[int], Samples]
+
+
+class Method(ABC):
+    """Keeps what earlier tasks have taught. Any number of methods act together, and none of them knows the others.
+
+    Whatever a method keeps is in its state, so that a run that was killed and resumed is bit for bit an undisturbed
+    one. Before the first task has ended, all hooks but [`~Method.begin`] do nothing.
+    """
+
+    name: ClassVar[str]
+    """The key of `methods`."""
+
+    @property
+    def compares_outputs(self) -> bool:
+        """Whether [`~Method.extra_loss`] has something to say now."""
+        return False
+
+    def begin(self, learner: Learner) -> None:  # noqa: B027  # most methods have nothing to do here
+        """Called once, before the first step of a run that starts afresh."""
+
+    @abstractmethod
+    def end_task(self, learner: Learner) -> None:
+        """Called between two tasks, with the weights that the next task starts from, and before its first step."""
+
+    def extra_loss(
+        self, model: nn.Module, inputs: Mapping[str, Any], output: torch.Tensor, num_items: torch.Tensor | int | None
+    ) -> torch.Tensor:
+        """A term that is added to the loss of a micro-batch; its gradient flows.
+
+        Args:
+            model (`nn.Module`): As in [`Learner`].
+            inputs (`Mapping`): What the model was called with.
+            output (`torch.Tensor`): What [`~hf_infinite_lr.methods.output.observed`] saw of it.
+            num_items (`int` or `torch.Tensor`, *optional*): Items of the whole batch, by which sums are divided.
+        """
+        raise NotImplementedError
+
+    def pull(self, name: str, weight: torch.Tensor) -> torch.Tensor | None:
+        """A gradient that depends on a weight alone, in single precision; added once for each update.
+
+        Args:
+            name (`str`): Of the parameter.
+            weight (`torch.Tensor`): This process's part of it.
+        """
+        return None
+
+    def value(self, weights: Weights) -> torch.Tensor | None:
+        """The penalty whose gradient [`~Method.pull`] is, summed over the parts that this process holds."""
+        return None
+
+    @abstractmethod
+    def state(self) -> dict[str, torch.Tensor]:
+        """All that a resumed run needs to go on, by names of its own."""
+
+    @abstractmethod
+    def load(self, state: Mapping[str, torch.Tensor], learner: Learner) -> None:
+        """Takes a state back; an empty one is that of a run before the end of its first task."""

@@ -1,0 +1,146 @@
+"""Methods on two processes are those on one, within float error: DDP, ZeRO and FSDP2, with gloo on CPU."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+RUN = """
+import json, sys
+import conftest as tiny
+from hf_infinite_lr.cli.run import leave_process_group
+
+out, settings = sys.argv[1], json.loads(sys.argv[2])
+done = tiny.run(out, tiny.data("ab"), noise=False, dropout=0.0, **settings)
+logged = [entry for entry in done.state.log_history if "loss" in entry]
+keys = ("loss", "mas_penalty", "fisher_penalty", "lwf_loss")
+seen = {key: [entry[key] for entry in logged if key in entry] for key in keys}
+open(f"{out}.{done.args.process_index}.json", "w").write(json.dumps(seen))
+leave_process_group(wait=True)
+"""
+
+FSDP = """
+import json, sys
+import torch
+import torch.distributed as dist
+import conftest as tiny
+from torch.distributed.fsdp import fully_shard
+from hf_infinite_lr.methods import FullyShardedWeights, Learner, Samples, Weights, read_methods, QuadraticPenalty
+
+dist.init_process_group("gloo")
+settings = read_methods(json.loads(sys.argv[2]))
+
+def learn(model, weights, optimizer):
+    batches = [{"input_ids": torch.arange(8 * n, 8 * n + 8)[None] % 32} for n in range(3)]
+    batches = [{**batch, "labels": batch["input_ids"]} for batch in batches]
+    samples = lambda count: Samples([batches[place] for place in weights.share(3)], 3)
+    penalties = [QuadraticPenalty(name, given) for name, given in settings.items()]
+    values = []
+    for step in range(4):
+        if step in (0, 2):
+            for penalty in penalties:
+                penalty.end_task(Learner(model, weights, optimizer, samples))
+        model.eval()
+        model(**batches[step % 3])["loss"].backward()
+        for name, weight in weights.parameters.items():
+            for penalty in penalties:
+                weights.local(weight.grad).add_(penalty.pull(name, weights.local(weight)))
+        optimizer.step()
+        optimizer.zero_grad()
+        value = sum(penalty.value(weights) for penalty in penalties)
+        if weights.sharded:
+            dist.all_reduce(value)
+        values.append(value.item())
+    return values, penalties
+
+plain = tiny.model()
+sharded = tiny.model()
+for part in (*sharded.model.layers, sharded):
+    fully_shard(part)
+one, kept = learn(plain, Weights(plain), torch.optim.SGD(plain.parameters(), 0.5))
+two, parts = learn(sharded, FullyShardedWeights(sharded), torch.optim.SGD(sharded.parameters(), 0.5))
+sizes = [[part.numel() for penalty in both for part in penalty.reference.values()] for both in (kept, parts)]
+apart = max((a - b.full_tensor()).abs().max().item() for a, b in zip(plain.parameters(), sharded.parameters()))
+found = {"one": one, "two": two, "apart": apart, "kept": sum(sizes[0]), "parts": sum(sizes[1])}
+open(f"{sys.argv[1]}.{dist.get_rank()}.json", "w").write(json.dumps(found))
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+@pytest.fixture(scope="session")
+def operators(tmp_path_factory):
+    """Where DeepSpeed builds what it needs: in the usual place a build that was killed is waited for without end."""
+    return os.environ.get("TORCH_EXTENSIONS_DIR", str(tmp_path_factory.getbasetemp() / "torch_extensions"))
+
+
+def launch(out, script, settings, **variables):
+    """The script on two processes; what each of them has written."""
+    file = Path(out).with_suffix(".py")
+    file.write_text(script)
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", **variables}
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    words = [sys.executable, "-W", "ignore", *launcher, str(file), str(out), json.dumps(settings)]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(Path(f"{out}.{rank}.json").read_text()) for rank in range(2)]
+
+
+def deepspeed(folder, stage):
+    """The file of a DeepSpeed configuration for two CPU processes."""
+    config = {
+        "zero_optimization": {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True},
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+    }
+    file = folder / "deepspeed.json"
+    file.write_text(json.dumps(config))
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("engine", "methods"),
+    [
+        ("ddp", {"mas": {"num_samples": 5, "weight": 3.0}, "lwf": {"weight": 2.0}}),
+        (2, {"mas": {"num_samples": 5, "weight": 3.0}, "lwf": {"weight": 2.0}}),
+        (3, {"mas": {"num_samples": 5, "weight": 3.0}, "fisher": {"num_samples": 5, "weight": 50.0}}),
+    ],
+    ids=["DDP", "ZeRO-2", "ZeRO-3"],
+)
+def test_two_processes_are_one(tmp_path, tiny, operators, engine, methods):
+    settings = {"methods": methods, "evaluate_on": "none", "save_steps": 100, "learning_rate": 1e-3}
+    one = tiny.run(tmp_path / "one", tiny.data("ab"), noise=False, dropout=0.0, **settings)
+    more = {}
+    if engine != "ddp":
+        pytest.importorskip("deepspeed")
+        if shutil.which("c++") is None:
+            pytest.skip("DeepSpeed builds its operators with a C++ compiler")
+        more["deepspeed"] = deepspeed(tmp_path, engine)
+    halves = {**settings, **more, "per_device_train_batch_size": 4}
+    two = launch(tmp_path / "two", RUN, halves, TORCH_EXTENSIONS_DIR=operators)
+    logged = [entry for entry in one.state.log_history if "loss" in entry]
+    for key in ("loss", "mas_penalty", "fisher_penalty", "lwf_loss"):
+        values = [entry[key] for entry in logged if key in entry]
+        assert two[0][key] == pytest.approx(values, rel=1e-3, abs=1e-7), key
+    assert len(two[0]["mas_penalty"]) == 6
+    for release in ("01-a", "02-b"):
+        first, second = (tiny.weights(tmp_path / run / "releases" / release) for run in ("one", "two"))
+        assert all((first[key] - second[key]).abs().max() < 1e-5 for key in first)
+
+
+def test_fully_sharded_weights_are_whole_ones(tmp_path):
+    """torch's own `fully_shard` on the methods themselves; Trainer's FSDP needs a GPU."""
+    methods = {"mas": {"weight": 0.3}, "fisher": {"weight": 5.0}, "l2": {"weight": 0.1}}
+    for found in launch(tmp_path / "fsdp", FSDP, methods):
+        assert found["two"] == pytest.approx(found["one"], rel=1e-4, abs=1e-9)
+        assert found["one"][1] > 0
+        assert found["apart"] < 1e-5
+        assert 0.4 < found["parts"] / found["kept"] < 0.6
