@@ -107,7 +107,9 @@ def test_an_error_that_is_no_disks_stays_what_it_is(tiny, tmp_path, monkeypatch)
 RECIPE = """
 objective: causal_lm
 model_type: llama
-config_overrides: {hidden_size: 64, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 2}
+tokenizer_name: byte
+config_overrides:
+  {hidden_size: 64, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 2, num_key_value_heads: 2}
 block_size: 16
 tasks:
   - {name: a, data_files: a.jsonl, num_steps: 6}
@@ -117,6 +119,7 @@ warmup_steps: 1
 save_steps: 3
 per_device_train_batch_size: 2
 use_cpu: true
+disable_tqdm: true
 output_dir: out
 """
 LIMITED = """
@@ -142,9 +145,9 @@ def test_the_command_says_one_sentence(tmp_path):
 
     full = train("full")
     assert full.returncode == 1, full.stderr[-3000:]
-    last = full.stderr.strip().splitlines()[-1]
-    assert last.startswith("hf-infinite-lr train: checkpoint-3 could not be written to ")
-    assert "there is no checkpoint yet" in last
+    (said,) = (line for line in full.stderr.splitlines() if line.startswith("hf-infinite-lr train: "))
+    assert said.startswith("hf-infinite-lr train: checkpoint-3 could not be written to ")
+    assert "there is no checkpoint yet" in said
     assert "Traceback" not in full.stderr
     assert not (tmp_path / "out" / ".incoming").exists()
     enough = train("enough")

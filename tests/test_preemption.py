@@ -86,7 +86,9 @@ def test_the_handler_goes_also_when_training_fails(tiny, tmp_path):
 RECIPE = """
 objective: causal_lm
 model_type: llama
-config_overrides: {hidden_size: 16, intermediate_size: 16, num_hidden_layers: 1, num_attention_heads: 2}
+tokenizer_name: byte
+config_overrides:
+  {hidden_size: 16, intermediate_size: 16, num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 2}
 block_size: 16
 tasks:
   - {name: a, data_files: a.jsonl, num_steps: 6}

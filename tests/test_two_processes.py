@@ -122,7 +122,7 @@ def test_a_run_goes_on_under_another_number_of_processes(tmp_path, tiny):
     expected = [sorted(batch) for batch in whole.data_collator.ids[:16]]
     losses = [entry["loss"] for entry in whole.state.log_history if "loss" in entry]
 
-    tiny.run(tmp_path / "grown", tiny.data("ab"), stop_at=6, **plain)
+    tiny.run(tmp_path / "grown", tiny.data("ab"), stop_at=5, **plain)
     two = launch(tmp_path / "grown", "resume", per_device_train_batch_size=4, **settings)
     assert steps(two, 11) == expected[5:]
     assert two[0]["losses"] == pytest.approx(losses, abs=1e-5)
