@@ -119,12 +119,12 @@ def build_model(
     if source.model_type is not None:
         config = AutoConfig.for_model(source.model_type)
         special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        _override(config, {"vocab_size": _vocabulary(tokenizer), **special, **source.config_overrides})
+        override_config(config, {"vocab_size": _vocabulary(tokenizer), **special, **source.config_overrides})
         model = AutoModelForCausalLM.from_config(config, **options)
     else:
         name, revision = str(source.model_name_or_path), source.model_revision or "main"
         config = AutoConfig.from_pretrained(name, revision=revision)
-        _override(config, source.config_overrides)
+        override_config(config, source.config_overrides)
         model = AutoModelForCausalLM.from_pretrained(name, config=config, revision=revision, **options)
     _check_sizes(model, tokenizer, block_size)
     return model
@@ -218,7 +218,8 @@ def byte_unigram_bits(train: Iterable[datasets.Dataset], evals: Mapping[str, dat
     return {name: float(bits @ count / count.sum()) for name, count in held_out.items()}
 
 
-def _override(config: Any, overrides: Mapping[str, Any]) -> None:
+def override_config(config: Any, overrides: Mapping[str, Any]) -> None:
+    """Sets fields of a configuration; a name that it does not know is refused with the nearest that it does."""
     known = config.to_dict()
     for name, value in overrides.items():
         if name not in known:

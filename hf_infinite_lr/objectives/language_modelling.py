@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -38,6 +40,7 @@ class LanguageModelling(Objective):
     keys = (PackingArguments, ModelSource)
     lengths = (*Objective.lengths, "num_tokens")
     units = {"eval_loss": "nats per token"}  # noqa: RUF012  # as declared by the base class
+    smoke = {"block_size": 64, "preprocessing_num_workers": None}  # noqa: RUF012
 
     def __init__(
         self,
@@ -126,6 +129,19 @@ class LanguageModelling(Objective):
 
     def _score(self, column: str, metrics: Mapping[str, float]) -> dict[str, float]:
         return language_model_scores(metrics["loss"], self._columns[column][1])
+
+    @classmethod
+    def stand_in(cls, entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        """A few documents as JSON lines, with the column that the entry names."""
+        source = _source(entry, "tasks", cls.lengths)
+        rows = [{source.text_column: f"Document {number} stands in for others. " * 40} for number in range(16)]
+        file = folder / f"{source.name}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        hub = ("dataset_name", "dataset_config_name", "split", "revision", "eval_split")
+        kept = {key: value for key, value in entry.items() if key not in hub}
+        held_out = {"eval_data_files": str(file)} if source.eval_split else {}
+        fewer = {"num_eval_samples": 4} if source.num_eval_samples else {}
+        return {**kept, "data_files": str(file), **held_out, **fewer}
 
     def references(self) -> dict[str, Any]:
         """The byte unigram of all training text, where all of it is at hand."""

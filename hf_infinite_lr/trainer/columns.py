@@ -12,6 +12,9 @@ from .flow import Stopwatch
 from .host import Host
 from .record import RunRecord
 
+ScoreModel = Callable[[Any, str, tuple[str, ...]], Mapping[str, Mapping[str, float]]]
+"""`(trainer, release, learned) -> {column: {metric: value}}`."""
+
 _NO_SCORES = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
 
@@ -23,6 +26,8 @@ class ColumnEvaluation(Host):
     plan: StreamPlan
     record: RunRecord
     score_column: Callable[[str, dict[str, float]], Mapping[str, float]] | None
+    score_model: ScoreModel | None
+    _annealing: bool
     _scores: dict[str, dict[str, float]]
     _step_seconds: Stopwatch
     _evaluation_seconds: Stopwatch
@@ -51,6 +56,21 @@ class ColumnEvaluation(Host):
         if self.is_in_train:
             self._step_seconds.start()
         return metrics
+
+    def _score_release(self, release: str, learned: tuple[str, ...]) -> None:
+        """Adds what `score_model` says of the model to the scores of the columns that were evaluated just now."""
+        if self.score_model is None or self._annealing or self.args.evaluate_on == "none":
+            return
+        self.record.train_seconds += self._step_seconds.stop()
+        self._evaluation_seconds.start()
+        with kept_rng():
+            found = self.score_model(self, release, learned)
+        for column in self._scores.keys() & found.keys():
+            self._scores[column].update(found[column])
+            self.log({f"eval_{column}_{metric}": value for metric, value in found[column].items()})
+        self.record.evaluation_seconds += self._evaluation_seconds.stop()
+        if self.is_in_train:
+            self._step_seconds.start()
 
     def _scores_of(self, column: str, metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
         names = {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}

@@ -23,9 +23,10 @@ from hf_infinite_lr.stream.task import Stream
 
 from . import checkpoints
 from .annealing import annealing_plan, annealing_schedule, release_name
-from .columns import ColumnEvaluation
+from .columns import ColumnEvaluation, ScoreModel
 from .flow import Stopwatch, StreamFlow, StreamProgress
 from .host import bounded_length, check_arguments, check_host, continual_arguments, one_pass
+from .pace import Pace
 from .record import RunRecord, schedule_state
 from .restore import restore_weights
 from .resume import check_data_settings, check_trunk, find_checkpoint
@@ -56,6 +57,9 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
             task become evaluation-only columns.
         score_column (`Callable`, *optional*): `(column, metrics) -> further metrics` of an evaluated column, such as
             bits per byte from the loss. `metrics` carries no prefix.
+        score_model (`Callable`, *optional*): `(trainer, release, learned) -> {column: {metric: value}}`: further
+            scores of the model before training and at each task's end, such as probes. `release` is the directory of
+            the release (`untrained` before training), `learned` names the tasks seen so far.
         **kwargs: As in the host.
 
     Raises:
@@ -70,6 +74,7 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
         train_dataset: Any = None,
         eval_dataset: Any = None,
         score_column: Callable[[str, dict[str, float]], Mapping[str, float]] | None = None,
+        score_model: ScoreModel | None = None,
         **kwargs: Any,
     ) -> None:
         check_host(type(self), ContinualMixin)
@@ -90,7 +95,7 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
         prepared = [self.train_dataset, *(self.prepare_task_dataset(t.dataset, t.name) for t in stream.tasks[1:])]
         self.stream = stream.with_datasets(prepared)
         self.columns = tuple(stream.eval_datasets)
-        self.score_column = score_column
+        self.score_column, self.score_model = score_column, score_model
         self.schedule, self.plan = plan_run(args, self.stream, self.get_total_train_batch_size(args))
         self.references: dict[str, Any] = {}
         self.units: dict[str, str] = {}
@@ -98,6 +103,7 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
         self._resumed_from: Path | None = None
         self._scores: dict[str, dict[str, float]] = {}
         self._step_seconds, self._evaluation_seconds = Stopwatch(), Stopwatch()
+        self._pace = Pace(self._step_seconds)
         self._follow_stream()
 
     # ---- What a subclass may say -------------------------------------------------------------------------------
@@ -335,9 +341,15 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
                 logger.info("... and %d more tasks", len(self.plan.tasks) - _DESCRIBED)
         if self._resumed_from is None and self.args.evaluate_on != "none":
             self._evaluate_columns(self.columns)
+            self._score_release("untrained", ())
             self.record.set_baseline(self._scores)
         self._write_record()
         self._step_seconds.start()
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """As in `Trainer`; the time that passes here is waited for data."""
+        with self._pace.waiting():
+            return super().get_batch_samples(*args, **kwargs)
 
     def _begin_step(self, step: int) -> None:
         """Before the update at `step`: the trunk comes back when a branch has ended there."""
@@ -376,6 +388,8 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
         """Adds task and phase to what is logged during training; a loss that is no number ends the run here."""
         if self.is_in_train and self.state.global_step:
             logs.update(self.where(self.state.global_step - 1))
+        if "loss" in logs:
+            logs.update(self._pace.since_last(self.state.global_step * self.plan.global_batch_size))
         super().log(logs, *args, **kwargs)
         if "loss" in logs:
             self._check_loss(logs["loss"])
@@ -393,6 +407,7 @@ class ContinualMixin(TrunkAndBranches, ColumnEvaluation):
             each, last = self.args.release == "each", self.args.release == "last" and task is self.plan.tasks[-1]
             if each or last or self._annealing:
                 self._release(self._release_name if self._annealing else task.directory)
+            self._score_release(task.directory, tuple(known.name for known in self.plan.tasks[: task.index + 1]))
             self.record.add_row(task, self._scores)
             self._write_record()
         return metrics
