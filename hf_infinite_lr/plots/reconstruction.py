@@ -39,7 +39,7 @@ def draw_reconstructions(
             Title of the picture.
     """
     most = max(len(original) for original, _, _ in columns.values())
-    figure = Figure(figsize=(1.4 + 0.8 * most, 0.5 + 2.7 * len(columns)), layout="constrained")
+    figure = Figure(figsize=(2.2 + 0.8 * most, 0.5 + 2.7 * len(columns)), layout="constrained")
     panels = figure.subplots(len(columns), 1, squeeze=False)[:, 0]
     for axes, (name, kinds) in zip(panels, columns.items(), strict=True):
         height = kinds[0].shape[1]

@@ -9,6 +9,7 @@ from typing import Any
 from hf_infinite_lr.announcement import format_rate
 from hf_infinite_lr.metrics import DESCRIPTIONS, TaskMatrix, summary
 from hf_infinite_lr.plots import draw_learning_rate, draw_losses, draw_task_matrix, write_png
+from hf_infinite_lr.report.representations import representation_sections
 from hf_infinite_lr.report.run import Run, read_run
 from hf_infinite_lr.report.screen import matrix_rows, metric_line, status_line
 from hf_infinite_lr.report.table import NOTHING, count, markdown, number
@@ -43,6 +44,7 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
     for matrix in run.matrices:
         sections += _matrix_section(run, matrix, pictures)
     sections += _numbers_section(run)
+    sections += representation_sections(run, folder)
     sections += _rate_section(run, pictures)
     if "loss.png" in pictures:
         sections += ["## Losses", "![loss per task](loss.png)"]
