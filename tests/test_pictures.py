@@ -51,5 +51,7 @@ def test_digits_are_those_of_scikit_learn_scaled_up():
 
 
 def test_an_unknown_name_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match=r"'digit' is no built-in set of pictures; there are digits, glyphs, photos\."):
+    with pytest.raises(
+        ValueError, match=r"'digit' is no built-in set of pictures; there are digits, glyphs, photos\."
+    ):
         load_pictures("digit")

@@ -378,6 +378,16 @@ class _Among:
         return value in self.values
 
 
+def refuse_unlabelled(images: datasets.Dataset, name: str, source: ImageSource) -> None:
+    """Refuses images without a class, which some test sets of the Hub mark by -1."""
+    labels = images.with_format("arrow")[LABEL][:].to_pylist()
+    missing = sum(label is None or label == -1 for label in labels)
+    if missing:
+        raise ValueError(
+            f"{name!r}: {missing} of {len(labels)} images have no class in {source.label_column!r} (label_column)."
+        )
+
+
 def class_names(images: datasets.Dataset) -> np.ndarray:
     """
     The class of every image as text, so that the same class has the same name in every task.

@@ -20,7 +20,7 @@ from hf_infinite_lr.stream.task import is_streaming
 
 from .causal_lm import ModelSource
 from .image_batches import NOISE, ImageBatches
-from .images import IMAGE, LABEL, ImageSource, ImageSplits, first_of, load_images
+from .images import IMAGE, LABEL, ImageSource, ImageSplits, first_of, load_images, refuse_unlabelled
 from .keys import from_mapping, typed
 from .mae_model import build_config, build_mae, build_processor, num_patches
 from .mae_scores import AutoencoderScores, ImageColumn
@@ -129,6 +129,8 @@ class MaskedAutoencoding(Objective):
                 f"probes={list(self.probes.probes)} need classes, but {name!r} has no column {source.label_column!r} "
                 "(label_column)."
             )
+        if self.probes.probes:
+            refuse_unlabelled(found.eval, name, source)
         return found
 
     def train_samples(self, data: Any) -> Any:

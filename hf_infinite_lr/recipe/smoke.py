@@ -15,6 +15,7 @@ _SHORT: dict[str, Any] = {
     "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 1,
     "gradient_accumulation_steps": 1,
+    "dataloader_num_workers": 0,
     "save_strategy": "no",
     "report_to": "none",
     "resume_from_checkpoint": None,
