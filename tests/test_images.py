@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from hf_infinite_lr.objectives.image_batches import ImageBatches
-from hf_infinite_lr.objectives.images import IMAGE, ImageSource, class_names, load_images
+from hf_infinite_lr.objectives.image_source import ImageSource
+from hf_infinite_lr.objectives.images import IMAGE, class_names, load_images
 from hf_infinite_lr.stream.pictures import png
 
 
@@ -91,6 +92,15 @@ def test_a_number_of_images_is_held_out(parquet, number):
         ImageSource(data_files=parquet, image_column="img", eval_data_files=parquet, num_eval_samples=number)
     )
     assert (len(named.train), len(named.eval)) == (20, number)
+
+
+def test_further_columns_are_kept_for_dividing_the_data(parquet):
+    source = ImageSource(name="x", data_files=parquet, image_column="img", label_column="class")
+    assert load_images(source, ["domain"]).eval.column_names == [IMAGE, "label", "domain"]
+    with pytest.raises(ValueError, match="column 'date' of task 'x' is missing: there is only img, class, domain"):
+        load_images(source, ["date"])
+    with pytest.raises(ValueError, match="column 'class' of task 'x' is its label here: write 'label'"):
+        load_images(source, ["class"])
 
 
 def test_other_modes_are_converted_counted_and_named(folder, caplog):

@@ -258,6 +258,25 @@ def test_files_are_trained_on_and_probed_map_style_or_streaming(write, tmp_path,
     assert 0 <= row[0] <= 1
 
 
+def test_parts_of_a_split_and_of_a_mixture_are_probed_on_their_own_images(write, tmp_path):
+    files = [parquet(tmp_path, name, label=lambda count: [n % 4 for n in range(count)]) for name in ("one", "two")]
+    split = {"name": "s", "data_files": files[0], "eval_fraction": 0.4}
+    split["split_into"] = {"kind": "class", "num_tasks": 2, "column": "label"}
+    mixed = {"name": "m", "mixture": [{"data_files": file, "eval_fraction": 0.4, "weight": 1} for file in files]}
+    recipe = load_recipe(write(tasks=[split, mixed], probes=["nearest_class_mean_seen"], task_steps=[2]))
+    trainer = recipe.trainer()
+    parts = [set(recipe.objective._columns[name].labels[0]) for name in ("s-1", "s-2", "m")]
+    assert not parts[0] & parts[1]
+    assert parts[0] | parts[1] == parts[2] == set("0123")
+    trainer.train()
+    found = matrices(tmp_path / "out")["task_matrix.nearest_class_mean_seen_accuracy.json"]["matrix"]
+    assert [[cell is None for cell in row] for row in found] == [
+        [False, True, True],
+        [False, False, True],
+        [False] * 3,
+    ]
+
+
 def test_a_pretrained_model_brings_its_own_normalisation(write, tmp_path):
     from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 

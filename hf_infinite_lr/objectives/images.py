@@ -14,9 +14,10 @@ import datasets
 import numpy as np
 
 from hf_infinite_lr.stream.pictures import load_pictures
-from hf_infinite_lr.stream.task import is_streaming
+from hf_infinite_lr.stream.reader import is_streaming
 
 from .image_files import fault_of, inspect_image
+from .image_source import ImageSource
 
 logger = logging.getLogger(__name__)
 
@@ -25,119 +26,6 @@ IMAGE, LABEL = "pixel_values", "label"
 
 DEFAULT_EVAL_FRACTION = 0.05
 """Share of the images that is held out when nothing else is said."""
-
-_SOURCES = ("builtin", "dataset_name", "data_files")
-
-
-@dataclass(frozen=True)
-class ImageSource:
-    """
-    Where a task's images come from: keys of an entry of `tasks` or `evaluate_also` in the YAML.
-
-    Exactly one of `builtin`, `dataset_name` and `data_files` is given. The held-out part is `eval_split`,
-    `eval_data_files`, or images taken out of the training data: the share `eval_fraction` of them, chosen by a hash of
-    their bytes, so that more data never moves an image to the other side and equal files stay together; or
-    `num_eval_samples` of them (of a stream the first ones). Of an entry of `evaluate_also` the held-out part is
-    evaluated, and the other one only fits probes.
-
-    Args:
-        name (`str`, *optional*): Name of the task, for messages.
-        builtin (`str`, *optional*): A domain of [`load_pictures`].
-        dataset_name (`str`, *optional*): A dataset of the Hub or of a folder.
-        dataset_config_name (`str`, *optional*): Its configuration.
-        split (`str`, *optional*, defaults to `"train"`): Its split to train on.
-        revision (`str`, *optional*): Its branch, tag or commit.
-        data_files (`str` or `list[str]`, *optional*):
-            Files or globs: parquet, or else image files, whose folders name the labels (as `imagefolder` reads them).
-        streaming (`bool`, *optional*, defaults to `False`): Read while training instead of before.
-        image_column (`str`, *optional*, defaults to `"image"`): Where the image stands.
-        label_column (`str`, *optional*, defaults to `"label"`): Where the class stands, which only probes need.
-        where (`Mapping[str, Any]`, *optional*):
-            Column -> value or list of values: only these rows, such as `{label: [cat, dog]}`.
-        skip_unreadable (`bool`, *optional*, defaults to `False`): Leave out images that cannot be read.
-        eval_split (`str`, *optional*): Split of `dataset_name` that is held out.
-        eval_data_files (`str` or `list[str]`, *optional*): Files that are held out.
-        eval_fraction (`float`, *optional*): Share of the images to hold out; 0.05 if nothing else is given.
-        num_eval_samples (`int`, *optional*):
-            Images to hold out instead of a share; with `eval_split` or `eval_data_files` the first so many of them.
-
-    Example:
-
-    ```python
-    >>> ImageSource(name="birds", data_files="birds/**/*.jpg", eval_fraction=0.1).label_column
-    'label'
-
-    ```
-    """
-
-    name: str = "images"
-    builtin: str | None = None
-    dataset_name: str | None = None
-    dataset_config_name: str | None = None
-    split: str = "train"
-    revision: str | None = None
-    data_files: str | Sequence[str] | None = None
-    streaming: bool = False
-    image_column: str = "image"
-    label_column: str = "label"
-    where: Mapping[str, Any] | None = None
-    skip_unreadable: bool = False
-    eval_split: str | None = None
-    eval_data_files: str | Sequence[str] | None = None
-    eval_fraction: float | None = None
-    num_eval_samples: int | None = None
-
-    def __post_init__(self) -> None:
-        given = [key for key in _SOURCES if getattr(self, key) is not None]
-        if len(given) != 1:
-            found = " and ".join(given) or "none of them"
-            raise ValueError(f"Task {self.name!r} must give exactly one of {', '.join(_SOURCES)}, not {found}.")
-        for key in _FOREIGN[given[0]]:
-            if getattr(self, key) != getattr(type(self), key):
-                raise ValueError(
-                    f"{key} of task {self.name!r} is {getattr(self, key)!r} but does not go with {given[0]}."
-                )
-        if self.where is not None and not isinstance(self.where, Mapping):
-            raise ValueError(f"where of task {self.name!r} is {self.where!r} but must map columns to values.")
-        self._check_held_out()
-
-    def _check_held_out(self) -> None:
-        parts = [key for key in ("eval_split", "eval_data_files", "eval_fraction") if getattr(self, key) is not None]
-        if self.eval_fraction is not None and self.num_eval_samples is not None:
-            parts.append("num_eval_samples")
-        if len(parts) > 1:
-            raise ValueError(f"Task {self.name!r} gives {' and '.join(parts)}, of which only one can hold.")
-        if self.eval_fraction is not None and not 0 < self.eval_fraction < 1:
-            raise ValueError(
-                f"eval_fraction of task {self.name!r} is {self.eval_fraction!r} but must be between 0 and 1."
-            )
-        number = self.num_eval_samples
-        if number is not None and (type(number) is not int or number < 1):
-            raise ValueError(
-                f"num_eval_samples of task {self.name!r} is {number!r} but must be a positive whole number."
-            )
-        if self.streaming and not self.names_eval_part and number is None:
-            raise ValueError(
-                f"Task {self.name!r} streams and must name its held-out part by eval_split, eval_data_files or "
-                "num_eval_samples."
-            )
-
-    @property
-    def names_eval_part(self) -> bool:
-        """Whether the held-out part is a part of its own instead of images taken out of the training data."""
-        return self.eval_split is not None or self.eval_data_files is not None
-
-
-_OF_A_DATASET = ("dataset_config_name", "split", "revision", "eval_split")
-_FOREIGN = {
-    "builtin": (
-        *_OF_A_DATASET,
-        *("streaming", "image_column", "label_column", "skip_unreadable"),
-        *("eval_data_files", "eval_fraction", "num_eval_samples"),
-    ),
-    "dataset_name": (),
-    "data_files": _OF_A_DATASET,
-}
 
 
 @dataclass(frozen=True)
@@ -160,7 +48,7 @@ class ImageSplits:
     num_converted: int = 0
 
 
-def load_images(source: ImageSource, *, num_proc: int | None = None) -> ImageSplits:
+def load_images(source: ImageSource, columns: Sequence[str] = (), *, num_proc: int | None = None) -> ImageSplits:
     """
     Loads the images of a task and holds some of them out.
 
@@ -168,6 +56,7 @@ def load_images(source: ImageSource, *, num_proc: int | None = None) -> ImageSpl
 
     Args:
         source ([`ImageSource`]): Where they come from.
+        columns (`Sequence[str]`): Further columns to keep.
         num_proc (`int`, *optional*): Processes that read.
 
     Returns:
@@ -178,13 +67,13 @@ def load_images(source: ImageSource, *, num_proc: int | None = None) -> ImageSpl
     """
     if source.builtin is not None:
         pictures = load_pictures(source.builtin)
-        train, held_out = (_columns(part, source) for part in (pictures.train, pictures.eval))
+        train, held_out = (_columns(part, source, columns) for part in (pictures.train, pictures.eval))
         return ImageSplits(train, held_out, pictures.fingerprint)
     if source.streaming:
-        return _load_stream(source)
-    read = _read(_rows(source), source, num_proc)
+        return _load_stream(source, columns)
+    read = _read(_rows(source, columns), source, num_proc)
     if source.names_eval_part:
-        own = _read(_rows(source, held_out=True), source, num_proc)
+        own = _read(_rows(source, columns, held_out=True), source, num_proc)
         train, held_out = read.images, own.images.select(range(min(len(own.images), source.num_eval_samples or 2**62)))
         places = read.places
     else:
@@ -201,10 +90,10 @@ def load_images(source: ImageSource, *, num_proc: int | None = None) -> ImageSpl
     )
 
 
-def _load_stream(source: ImageSource) -> ImageSplits:
-    train = _rows(source)
+def _load_stream(source: ImageSource, columns: Sequence[str]) -> ImageSplits:
+    train = _rows(source, columns)
     if source.names_eval_part:
-        held_out = _rows(source, held_out=True)
+        held_out = _rows(source, columns, held_out=True)
     else:
         held_out, train = train, train.skip(source.num_eval_samples)
     if source.skip_unreadable:
@@ -288,8 +177,8 @@ def _held_out(places: np.ndarray, source: ImageSource) -> np.ndarray:
     return mask
 
 
-def _rows(source: ImageSource, *, held_out: bool = False) -> Any:
-    """One part with the columns `pixel_values` and `label`."""
+def _rows(source: ImageSource, columns: Sequence[str], *, held_out: bool = False) -> Any:
+    """One part with the columns `pixel_values`, `label` and further ones."""
     files = source.eval_data_files if held_out and source.eval_data_files is not None else source.data_files
     if files is not None and not (held_out and source.eval_split):
         rows = _from_files(source, [files] if isinstance(files, str) else list(files))
@@ -301,7 +190,7 @@ def _rows(source: ImageSource, *, held_out: bool = False) -> Any:
             revision=source.revision,
             streaming=source.streaming,
         )
-    return _columns(rows, source)
+    return _columns(rows, source, columns)
 
 
 def _from_files(source: ImageSource, patterns: Sequence[str]) -> Any:
@@ -323,7 +212,7 @@ def _expand(pattern: str, source: ImageSource) -> list[str]:
     return paths
 
 
-def _columns(rows: Any, source: ImageSource) -> Any:
+def _columns(rows: Any, source: ImageSource, columns: Sequence[str]) -> Any:
     names = list(rows.column_names if rows.column_names is not None else next(iter(rows), {}))
     if source.image_column not in names:
         raise ValueError(
@@ -337,6 +226,15 @@ def _columns(rows: Any, source: ImageSource) -> Any:
     wanted = {source.image_column: IMAGE}
     if source.label_column in names:
         wanted[source.label_column] = LABEL
+    for column in columns:
+        if column not in (*names, *wanted.values()):
+            raise ValueError(
+                f"column {column!r} of task {source.name!r} is missing: there is only {', '.join(names)}."
+            )
+        if column != LABEL and wanted.setdefault(column, column) != column:
+            raise ValueError(
+                f"column {column!r} of task {source.name!r} is its {wanted[column]} here: write {wanted[column]!r}."
+            )
     rows = rows.cast_column(source.image_column, datasets.Image(decode=False)).select_columns(list(wanted))
     return rows.rename_columns({old: new for old, new in wanted.items() if old != new})
 
@@ -378,13 +276,13 @@ class _Among:
         return value in self.values
 
 
-def refuse_unlabelled(images: datasets.Dataset, name: str, source: ImageSource) -> None:
+def refuse_unlabelled(images: datasets.Dataset, source: ImageSource) -> None:
     """Refuses images without a class, which some test sets of the Hub mark by -1."""
     labels = images.with_format("arrow")[LABEL][:].to_pylist()
     missing = sum(label is None or label == -1 for label in labels)
     if missing:
         raise ValueError(
-            f"{name!r}: {missing} of {len(labels)} images have no class in {source.label_column!r} (label_column)."
+            f"{source.name!r}: {missing} of {len(labels)} images have no class in {source.label_column!r} (label_column)."
         )
 
 

@@ -131,10 +131,15 @@ class LanguageModelling(Objective):
         return language_model_scores(metrics["loss"], self._columns[column][1])
 
     @classmethod
-    def stand_in(cls, entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    def stand_in(cls, entry: Mapping[str, Any], columns: Mapping[str, Sequence[Any]], folder: Path) -> dict[str, Any]:
         """A few documents as JSON lines, with the column that the entry names."""
         source = _source(entry, "tasks", cls.lengths)
-        rows = [{source.text_column: f"Document {number} stands in for others. " * 40} for number in range(16)]
+        number = len(next(iter(columns.values()), range(16)))
+        texts = [f"Document {place} stands in for others. " * 40 for place in range(number)]
+        rows = [
+            {source.text_column: text, **{name: values[place] for name, values in columns.items()}}
+            for place, text in enumerate(texts)
+        ]
         file = folder / f"{source.name}.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         hub = ("dataset_name", "dataset_config_name", "split", "revision", "eval_split")

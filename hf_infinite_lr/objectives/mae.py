@@ -16,11 +16,12 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from hf_infinite_lr.evaluation.probes import ProbeArguments
 from hf_infinite_lr.stream.pictures import png
-from hf_infinite_lr.stream.task import is_streaming
+from hf_infinite_lr.stream.reader import is_streaming
 
 from .causal_lm import ModelSource
 from .image_batches import NOISE, ImageBatches
-from .images import IMAGE, LABEL, ImageSource, ImageSplits, first_of, load_images, refuse_unlabelled
+from .image_source import ImageSource
+from .images import IMAGE, LABEL, ImageSplits, first_of, load_images, refuse_unlabelled
 from .keys import from_mapping, typed
 from .mae_model import build_config, build_mae, build_processor, num_patches
 from .mae_scores import AutoencoderScores, ImageColumn
@@ -72,7 +73,7 @@ class MaskedAutoencoding(Objective):
         self.probes: ProbeArguments = options[ProbeArguments]
         self._tasks = {entry["name"]: _source(entry, "tasks", self.lengths) for entry in tasks}
         self._held_out = {entry["name"]: _source(entry, "evaluate_also", ()) for entry in evaluate_also}
-        self._found: dict[str, ImageSplits] = {}
+        self._train: list[Any] = []  # of the column whose held-out part comes next
         self._columns: dict[str, ImageColumn] = {}
         for source in (*self._tasks.values(), *self._held_out.values()):
             if self.probes.probes and source.streaming and self.probes.probe_samples is None:
@@ -111,44 +112,47 @@ class MaskedAutoencoding(Objective):
         """Whether a task's images are read while training."""
         return self._tasks[name].streaming
 
-    def load(self, name: str) -> Splits:
+    def load(self, name: str, columns: Sequence[str] = ()) -> Splits:
         """Loads a task's images."""
-        found = self._load(name, self._tasks[name])
+        found = self._load(self._tasks[name], columns)
         return Splits(found.train, found.eval, found.fingerprint)
 
     def load_held_out(self, name: str) -> Any:
         """Loads images that are only evaluated on."""
-        return self._load(name, self._held_out[name]).eval
+        found = self._load(self._held_out[name])
+        self._train.append(found.train)
+        return found.eval
 
-    def _load(self, name: str, source: ImageSource) -> ImageSplits:
+    def _load(self, source: ImageSource, columns: Sequence[str] = ()) -> ImageSplits:
         # What the model cannot take is refused before any data is read.
         _ = self.collate
-        found = self._found[name] = load_images(source, num_proc=self.augmentation.preprocessing_num_workers)
+        found = load_images(source, columns, num_proc=self.augmentation.preprocessing_num_workers)
         if self.probes.probes and LABEL not in found.eval.column_names:
             raise ValueError(
-                f"probes={list(self.probes.probes)} need classes, but {name!r} has no column {source.label_column!r} "
-                "(label_column)."
+                f"probes={list(self.probes.probes)} need classes, but {source.name!r} has no column "
+                f"{source.label_column!r} (label_column)."
             )
         if self.probes.probes:
-            refuse_unlabelled(found.eval, name, source)
+            refuse_unlabelled(found.eval, source)
         return found
 
     def train_samples(self, data: Any) -> Any:
         """Encoded images; the collator decodes them in the loader's workers."""
+        self._train.append(data)
         return data.select_columns(IMAGE)
 
     def eval_samples(self, column: str, data: Any) -> Any:
         """Encoded images, each with the seed of its mask."""
-        train = self._probe_images(column) if self.probes.probes else None
+        parts, self._train = self._train, []
+        train = self._probe_images(column, parts) if self.probes.probes else None
         held_out = _with_seeds(data)
         self._columns[column] = ImageColumn(held_out, train)
         return held_out.select_columns([IMAGE, NOISE])
 
-    def _probe_images(self, column: str) -> datasets.Dataset:
-        train, number = self._found[column].train, self.probes.probe_samples
-        if is_streaming(train):
-            return _with_seeds(first_of(train, number, column))
-        assert isinstance(train, datasets.Dataset)
+    def _probe_images(self, column: str, parts: Sequence[Any]) -> datasets.Dataset:
+        number = self.probes.probe_samples
+        known = [first_of(part, number, column) if is_streaming(part) else part for part in parts]
+        train = datasets.concatenate_datasets([part.select_columns([IMAGE, LABEL]) for part in known])
         if number is not None and number < len(train):
             train = train.select(np.sort(np.random.RandomState(0).permutation(len(train))[:number]))
         return _with_seeds(train)
@@ -172,17 +176,18 @@ class MaskedAutoencoding(Objective):
         }
 
     @classmethod
-    def stand_in(cls, entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    def stand_in(cls, entry: Mapping[str, Any], columns: Mapping[str, Sequence[Any]], folder: Path) -> dict[str, Any]:
         """Images of noise in two classes, as a parquet file with the columns that the entry names."""
         source = _source(entry, "tasks", cls.lengths)
+        number = len(next(iter(columns.values()), range(8)))
         random = np.random.RandomState(0)
-        images = [{"bytes": png(random.randint(0, 256, (40, 48, 3), np.uint8)), "path": None} for _ in range(8)]
-        columns: dict[str, Any] = {source.image_column: images, source.label_column: [0, 0, 1, 1] * 2}
+        images = [{"bytes": png(random.randint(0, 256, (40, 48, 3), np.uint8)), "path": None} for _ in range(number)]
+        table: dict[str, Any] = {source.image_column: images, source.label_column: [n // 2 % 2 for n in range(number)]}
         for column, values in (source.where or {}).items():
-            columns[column] = [
-                values if not isinstance(values, (list, tuple)) else values[n % len(values)] for n in range(8)
-            ]
-        rows = datasets.Dataset.from_dict(columns).cast_column(source.image_column, datasets.Image())
+            among = values if isinstance(values, (list, tuple)) else [values]
+            table[column] = [among[n % len(among)] for n in range(number)]
+        table |= columns
+        rows = datasets.Dataset.from_dict(table).cast_column(source.image_column, datasets.Image())
         file = str(folder / f"{source.name}.parquet")
         rows.to_parquet(file)
         hub = ("dataset_name", "dataset_config_name", "split", "revision", "eval_split")

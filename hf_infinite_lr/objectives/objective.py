@@ -118,11 +118,12 @@ class Objective(ABC):
 
     @classmethod
     @abstractmethod
-    def stand_in(cls, entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    def stand_in(cls, entry: Mapping[str, Any], columns: Mapping[str, Sequence[Any]], folder: Path) -> dict[str, Any]:
         """An entry that reads a small local file with the columns of the Hub dataset that `entry` names.
 
         Args:
-            entry (`Mapping`): Of `tasks` or `evaluate_also`.
+            entry (`Mapping`): Of `tasks` or `evaluate_also`, as the objective reads it.
+            columns (`Mapping[str, Sequence]`): Further columns with their values, one for each row.
             folder (`Path`): Where to write the file.
         """
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hf_infinite_lr.objectives.objective import Objective
 
+from .entries import OWN_KEYS, SplitInto
+
 NUM_STEPS = 2
 
+_NUM_ROWS = 64
 _SHORT: dict[str, Any] = {
     "max_steps": NUM_STEPS,
     "per_device_train_batch_size": 1,
@@ -34,9 +37,33 @@ def for_two_steps(content: Mapping[str, Any], objective: type[Objective], folder
         objective (`type[Objective]`): What it trains.
         folder (`Path`): An empty folder for stand-ins and the run.
     """
-
-    def local(entries: Any) -> Any:
-        return [objective.stand_in(entry, folder) if entry.get("dataset_name") else entry for entry in entries or ()]
-
-    data = {key: local(content[key]) for key in ("tasks", "evaluate_also") if key in content}
+    data = {
+        key: [_local(entry, objective, folder) for entry in content[key] or ()]
+        for key in ("tasks", "evaluate_also")
+        if key in content
+    }
     return {**content, **_SHORT, **objective.smoke, **data, "output_dir": str(folder / "run")}
+
+
+def _local(entry: Mapping[str, Any], objective: type[Objective], folder: Path) -> dict[str, Any]:
+    if entry.get("mixture"):
+        parts = [
+            _local({**part, "name": f"{entry['name']} {place}"}, objective, folder)
+            for place, part in enumerate(entry["mixture"], start=1)
+        ]
+        return {**entry, "mixture": [{key: part[key] for key in part if key != "name"} for part in parts]}
+    if not entry.get("dataset_name"):
+        return dict(entry)
+    own = {key: value for key, value in entry.items() if key in (*OWN_KEYS, "weight")}
+    source = {key: value for key, value in entry.items() if key not in own}
+    return {**objective.stand_in(source, _divided_by(entry), folder), **own}
+
+
+def _divided_by(entry: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
+    """Values of the columns by which an entry is divided into tasks: as many different ones as may be asked for."""
+    if entry.get("split_into") is None:
+        return {}
+    split = SplitInto.of(entry["split_into"], entry["name"])
+    dates = [f"{2000 + row}-01-01" for row in range(_NUM_ROWS)]
+    values: Sequence[Any] = dates if split.kind == "time" else [row // 2 for row in range(_NUM_ROWS)]
+    return dict.fromkeys(split.columns, values)
