@@ -19,7 +19,7 @@ def test_every_column_has_its_panel_of_three_rows(tmp_path, channels):
     assert [panel.get_title() for panel in figure.axes] == [r"a \$x", "b"]
     shown = figure.axes[1].get_images()[0].get_array()
     assert shown.shape[:2] == (3 * 8, 5 * 8)
-    np.testing.assert_array_equal(shown[8:16, 32:], images(5, channels)[1][4])
+    np.testing.assert_array_equal(shown[8:16, 32:], images(5, channels)[1][4].squeeze())
     assert write_png(figure, tmp_path / "x.png").stat().st_size > 1000
 
 

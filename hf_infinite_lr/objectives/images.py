@@ -282,7 +282,8 @@ def refuse_unlabelled(images: datasets.Dataset, source: ImageSource) -> None:
     missing = sum(label is None or label == -1 for label in labels)
     if missing:
         raise ValueError(
-            f"{source.name!r}: {missing} of {len(labels)} images have no class in {source.label_column!r} (label_column)."
+            f"{source.name!r}: {missing} of {len(labels)} images have no class in {source.label_column!r} "
+            "(label_column)."
         )
 
 
