@@ -1,4 +1,7 @@
-"""Classifiers on frozen features: each takes training features and labels, and names the classes of test features."""
+"""Classifiers on frozen features: each takes training features and labels, and names the classes of test features.
+
+scikit-learn is imported where it is used: it takes a second, which a recipe without probes need not wait for.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,6 @@ import warnings
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
-from sklearn.preprocessing import StandardScaler, normalize
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -81,12 +81,17 @@ def warmup_cosine(step: int, num_warmup_steps: int, num_steps: int) -> float:
 
 def nearest_neighbours(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
     """The majority among the 20 nearest training features by cosine similarity (fewer where there are fewer)."""
+    from sklearn.neighbors import KNeighborsClassifier
+
     found = KNeighborsClassifier(min(NEIGHBOURS, len(train)), metric="cosine").fit(train, labels)
     return np.asarray(found.predict(test))
 
 
 def nearest_class_mean(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
     """The nearest class mean of L2-normalised features by Euclidean distance (arXiv 2210.04428)."""
+    from sklearn.neighbors import NearestCentroid
+    from sklearn.preprocessing import normalize
+
     with warnings.catch_warnings():
         # It warns of features that do not vary within the classes, which matter to its shrinkage alone.
         warnings.simplefilter("ignore", UserWarning)
@@ -119,6 +124,9 @@ def few_shot_accuracy(
     Returns:
         `tuple[float, float]`: The mean, and half of its 95 % interval.
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
     random = np.random.RandomState(seed)
     rows = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     accuracies = []

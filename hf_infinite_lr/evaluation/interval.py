@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
-from scipy.stats import t as student
-
 
 def mean_and_half_width(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
     r"""
@@ -29,6 +27,8 @@ def mean_and_half_width(values: Sequence[float], confidence: float = 0.95) -> tu
 
     ```
     """
+    from scipy.stats import t as student  # takes half a second to import
+
     if len(values) < 2:
         raise ValueError(f"An interval needs at least two values, not {len(values)}.")
     quantile = float(student.ppf((1 + confidence) / 2, len(values) - 1))
