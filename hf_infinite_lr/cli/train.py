@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,14 @@ from hf_infinite_lr.report import read_run, render_screen
 from hf_infinite_lr.trainer.disk import SaveError, saving
 from hf_infinite_lr.trainer.preemption import Preemption
 
-_USAGE = """usage: hf-infinite-lr train --config RECIPE.yaml [--key value ...]
+SMOKE = "--smoke"
 
-Every key of the recipe and of ContinualTrainingArguments can be set: --learning_rate 3e-4,
---lr_scheduler_kwargs.num_anneal_steps 0.1, --output_dir out/second, --resume_from_checkpoint true."""
+_USAGE = """usage: hf-infinite-lr train --config RECIPE.yaml [--smoke] [--key value ...]
+
+--smoke: two steps of the recipe's own model and code in a folder that is deleted afterwards, with small local
+stand-ins for the datasets of the Hub. Every key of the recipe and of ContinualTrainingArguments can be set:
+--learning_rate 3e-4, --lr_scheduler_kwargs.num_anneal_steps 0.1, --output_dir out/second,
+--resume_from_checkpoint true."""
 
 
 def train(argv: Sequence[str]) -> int:
@@ -36,9 +41,16 @@ def train(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_USAGE, file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
+    if SMOKE in argv:
+        with tempfile.TemporaryDirectory() as folder:
+            return _train([word for word in argv if word != SMOKE], smoke=Path(folder))
+    return _train(argv)
+
+
+def _train(argv: Sequence[str], smoke: Path | None = None) -> int:
     try:
         path, overrides = split_config(argv)
-        recipe = load_recipe(path, overrides)
+        recipe = load_recipe(path, overrides, smoke=smoke)
         trainer = recipe.trainer()
     except (ValueError, OSError) as error:
         return refuse("train", error)

@@ -123,7 +123,7 @@ def build_model(
         model = AutoModelForCausalLM.from_config(_new_config(source, tokenizer), **options)
     else:
         config = _stored_config(source.model_name_or_path, "model_name_or_path", source)
-        _override(config, source.config_overrides)
+        override_config(config, source.config_overrides)
         if torch.get_default_device().type == "meta":
             model = AutoModelForCausalLM.from_config(config, **options)
         else:
@@ -229,7 +229,7 @@ def _new_config(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> Any:
         special["vocab_size"] = _vocabulary(tokenizer)
     else:
         config = _stored_config(source.config_name, "config_name", source)
-    _override(config, {**special, **source.config_overrides})
+    override_config(config, {**special, **source.config_overrides})
     return config
 
 
@@ -240,7 +240,8 @@ def _stored_config(name: str, key: str, source: ModelSource) -> Any:
         raise ValueError(f"{key} {name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
 
 
-def _override(config: Any, overrides: Mapping[str, Any]) -> None:
+def override_config(config: Any, overrides: Mapping[str, Any]) -> None:
+    """Sets fields of a configuration; a name that it does not know is refused with the nearest that it does."""
     known = config.to_dict()
     for name, value in overrides.items():
         if name not in known:

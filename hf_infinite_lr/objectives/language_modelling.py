@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,6 +42,7 @@ class LanguageModelling(Objective):
     keys = (PackingArguments, ModelSource, AdapterArguments, BenchmarkArguments)
     lengths = (*Objective.lengths, "num_tokens")
     units = {"eval_loss": "nats per token"}  # noqa: RUF012  # as declared by the base class
+    smoke = {"block_size": 64, "preprocessing_num_workers": None}  # noqa: RUF012
 
     def __init__(
         self,
@@ -168,6 +170,24 @@ class LanguageModelling(Objective):
 
     def _score(self, column: str, metrics: Mapping[str, float]) -> dict[str, float]:
         return language_model_scores(metrics["loss"], self._columns[column][1])
+
+    @classmethod
+    def stand_in(cls, entry: Mapping[str, Any], columns: Mapping[str, Sequence[Any]], folder: Path) -> dict[str, Any]:
+        """A few documents as JSON lines, with the column that the entry names."""
+        source = _source(entry, "tasks", cls.lengths)
+        number = len(next(iter(columns.values()), range(16)))
+        texts = [f"Document {place} stands in for others. " * 40 for place in range(number)]
+        rows = [
+            {source.text_column: text, **{name: values[place] for name, values in columns.items()}}
+            for place, text in enumerate(texts)
+        ]
+        file = folder / f"{source.name}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        hub = ("dataset_name", "dataset_config_name", "split", "revision", "eval_split")
+        kept = {key: value for key, value in entry.items() if key not in hub}
+        held_out = {"eval_data_files": str(file)} if source.eval_split else {}
+        fewer = {"num_eval_samples": 4} if source.num_eval_samples else {}
+        return {**kept, "data_files": str(file), **held_out, **fewer}
 
     def references(self) -> dict[str, Any]:
         """The byte unigram of all training text, where all of it is at hand."""

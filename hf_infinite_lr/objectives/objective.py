@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -50,6 +51,12 @@ class Objective(ABC):
 
     units: ClassVar[dict[str, str]] = {}
     """Units of metrics by name."""
+
+    arguments: ClassVar[dict[str, Any]] = {}
+    """Training arguments that a recipe with this objective has unless it says otherwise."""
+
+    smoke: ClassVar[dict[str, Any]] = {}
+    """Keys of a recipe that make two steps with it short, for `--smoke`."""
 
     @property
     def tokens_per_sample(self) -> int | None:
@@ -122,6 +129,17 @@ class Objective(ABC):
     @abstractmethod
     def trainer_options(self) -> dict[str, Any]:
         """Further arguments of the trainer, such as its collator."""
+
+    @classmethod
+    @abstractmethod
+    def stand_in(cls, entry: Mapping[str, Any], columns: Mapping[str, Sequence[Any]], folder: Path) -> dict[str, Any]:
+        """An entry that reads a small local file with the columns of the Hub dataset that `entry` names.
+
+        Args:
+            entry (`Mapping`): Of `tasks` or `evaluate_also`, as the objective reads it.
+            columns (`Mapping[str, Sequence]`): Further columns with their values, one for each row.
+            folder (`Path`): Where to write the file.
+        """
 
     def references(self) -> dict[str, Any]:
         """Reference rows of the task matrix: name -> `{"metric", "values"}`."""

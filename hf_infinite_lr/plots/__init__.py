@@ -6,6 +6,8 @@ from hf_infinite_lr.plots.heatmap import draw_task_matrix
 from hf_infinite_lr.plots.losses import draw_losses
 from hf_infinite_lr.plots.png import write_png
 from hf_infinite_lr.plots.rates import draw_hero, draw_learning_rate
+from hf_infinite_lr.plots.reconstruction import draw_reconstructions
+from hf_infinite_lr.plots.similarity import draw_similarity
 from hf_infinite_lr.plots.terminal import terminal_curve
 
 __all__ = [
@@ -17,6 +19,8 @@ __all__ = [
     "draw_hero",
     "draw_learning_rate",
     "draw_losses",
+    "draw_reconstructions",
+    "draw_similarity",
     "draw_task_matrix",
     "terminal_curve",
     "write_png",

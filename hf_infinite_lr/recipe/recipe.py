@@ -17,6 +17,7 @@ from hf_infinite_lr.config import ContinualTrainingArguments, refuse_unsupported
 from hf_infinite_lr.methods.joint import JOINT
 from hf_infinite_lr.objectives.keys import nearest, typed
 from hf_infinite_lr.objectives.language_modelling import LanguageModelling
+from hf_infinite_lr.objectives.mae import MaskedAutoencoding
 from hf_infinite_lr.objectives.objective import Objective
 from hf_infinite_lr.stream import Stream, Task, mixture, random_subset
 from hf_infinite_lr.trainer import ContinualTrainer
@@ -25,8 +26,9 @@ from hf_infinite_lr.trainer.resume import refuse_used
 
 from .document import read_document
 from .entries import Entry
+from .smoke import for_two_steps
 
-OBJECTIVES: dict[str, type[Objective]] = {"causal_lm": LanguageModelling}
+OBJECTIVES: dict[str, type[Objective]] = {"causal_lm": LanguageModelling, "mae": MaskedAutoencoding}
 """What `objective` can name."""
 
 
@@ -212,12 +214,14 @@ class _Unread:
         raise AssertionError("data that was not loaded cannot be read")
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, smoke: Path | None = None) -> Recipe:
     """Reads a recipe and applies what the command line says.
 
     Args:
         path (`str` or `Path`): A YAML file.
         overrides (`Sequence[str]`): As in [`~hf_infinite_lr.recipe.document.read_document`].
+        smoke (`Path`, *optional*): A folder for a run of two steps, as
+            [`~hf_infinite_lr.recipe.smoke.for_two_steps`] makes of the recipe.
 
     Raises:
         ValueError: one sentence naming the key, its value and the rule.
@@ -227,6 +231,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if name not in OBJECTIVES:
         raise ValueError(f"objective={name!r} must be one of {', '.join(OBJECTIVES)}.")
     objective = OBJECTIVES[name]
+    if smoke is not None:
+        content = for_two_steps(content, objective, smoke)
     parts: tuple[type, ...] = (DataArguments, *objective.keys, ContinualTrainingArguments)
     known = {key: kind for kind in parts for key in (item.name for item in fields(kind) if item.init)}
     chosen: dict[type, dict[str, Any]] = {kind: {} for kind in parts}
@@ -243,7 +249,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return Recipe(
         data,
         objective(options, [source for entry in entries for source in entry.sources], data.evaluate_also),
-        ContinualTrainingArguments(**chosen[ContinualTrainingArguments]),
+        ContinualTrainingArguments(**{**objective.arguments, **chosen[ContinualTrainingArguments]}),
         content,
         entries,
     )

@@ -9,6 +9,7 @@ from typing import Any
 from hf_infinite_lr.announcement import format_rate
 from hf_infinite_lr.metrics import DESCRIPTIONS, TaskMatrix, summary
 from hf_infinite_lr.plots import draw_learning_rate, draw_losses, draw_task_matrix, write_png
+from hf_infinite_lr.report.representations import representation_sections
 from hf_infinite_lr.report.run import Run, read_run
 from hf_infinite_lr.report.screen import matrix_rows, metric_line, status_line
 from hf_infinite_lr.report.table import NOTHING, count, markdown, number
@@ -60,6 +61,7 @@ def write_report_of(run: Run, folder: Path) -> Path:
     sections += _numbers_section(run)
     sections += _gap_section(run)
     sections += _benchmark_section(run)
+    sections += representation_sections(run, folder)
     sections += _rate_section(run, pictures)
     if "loss.png" in pictures:
         sections += ["## Losses", "![loss per task](loss.png)"]

@@ -4,7 +4,7 @@ import json
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from hf_infinite_lr.schedules import DEFAULT_TIMESCALE, Phase
 STATE_FILE = "continual_state.json"
 MATRIX_FILE = "task_matrix.json"
 TRAINER_FILE = "trainer_state.json"
+REPRESENTATIONS_FILE = "representations.json"
 
 _REQUIRED = ("schedule", "tasks", "global_step", "status")
 _REQUIRED_OF_TASK = ("name", "start_step", "end_step")
@@ -35,12 +36,15 @@ class Run:
             The task matrices, the primary metric's first; none where nothing was evaluated.
         log_history (`Sequence[Mapping[str, Any]]`):
             The log entries of Trainer.
+        representations (`Mapping[str, Any]`, *optional*, defaults to none):
+            The content of `representations.json`: how alike the releases are on each column.
     """
 
     path: Path
     state: Mapping[str, Any]
     matrices: Sequence[TaskMatrix]
     log_history: Sequence[Mapping[str, Any]]
+    representations: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def tasks(self) -> Sequence[Mapping[str, Any]]:
@@ -153,7 +157,9 @@ def read_run(path: str | os.PathLike[str]) -> Run:
             raise ValueError(f"{folder / STATE_FILE} has a task without {', '.join(lacking)}: it is not whole.")
     others = sorted(set(folder.glob("task_matrix.*.json")))
     primary = [folder / MATRIX_FILE] if (folder / MATRIX_FILE).exists() else []
-    return Run(folder, state, known_matrices(map(_read_matrix, [*primary, *others])), _read_history(folder))
+    matrices = known_matrices(map(_read_matrix, [*primary, *others]))
+    similar = folder / REPRESENTATIONS_FILE
+    return Run(folder, state, matrices, _read_history(folder), _read_json(similar) if similar.is_file() else {})
 
 
 def known_matrices(matrices: Iterable[TaskMatrix]) -> tuple[TaskMatrix, ...]:

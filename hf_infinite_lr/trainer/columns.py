@@ -14,6 +14,9 @@ from .flow import Stopwatch
 from .host import Host, without_bars
 from .record import RunRecord
 
+ScoreModel = Callable[[Any, str, tuple[str, ...]], Mapping[str, Mapping[str, float]]]
+"""`(trainer, release, learned) -> {column: {metric: value}}`."""
+
 _NO_SCORES = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
 
@@ -26,6 +29,8 @@ class ColumnEvaluation(Host):
     record: RunRecord
     score_column: Callable[[str, dict[str, float]], Mapping[str, float]] | None
     finish_release: Callable[[Any, Path | None], Mapping[str, Mapping[str, float]]] | None
+    score_model: ScoreModel | None
+    _annealing: bool
     _scores: dict[str, dict[str, float]]
     _step_seconds: Stopwatch
     _evaluation_seconds: Stopwatch
@@ -68,6 +73,16 @@ class ColumnEvaluation(Host):
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         with self._apart_from_training(), without_bars():
             return self.finish_release(model, directory if self.args.should_save else None)
+
+    def _score_release(self, release: str, learned: tuple[str, ...]) -> None:
+        """Adds what `score_model` says of the model to the scores of the columns that were evaluated just now."""
+        if self.score_model is None or self._annealing or self.args.evaluate_on == "none":
+            return
+        with self._apart_from_training():
+            found = self.score_model(self, release, learned)
+            for column in self._scores.keys() & found.keys():
+                self._scores[column].update(found[column])
+                self.log({f"eval_{column}_{metric}": value for metric, value in found[column].items()})
 
     def _scores_of(self, column: str, metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
         names = {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}

@@ -95,6 +95,11 @@ class Stopwatch:
         self.seconds = 0.0
         self._since: float | None = None
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds counted so far, those of a running watch included."""
+        return self.seconds + (0.0 if self._since is None else time.perf_counter() - self._since)
+
     def start(self) -> None:
         """Begins to count; a running watch goes on."""
         if self._since is None:

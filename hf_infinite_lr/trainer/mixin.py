@@ -25,12 +25,13 @@ from hf_infinite_lr.stream.task import Stream
 from . import checkpoints
 from .acceptance import accept_changed_tasks
 from .annealing import AnnealingAfterwards
-from .columns import ColumnEvaluation
+from .columns import ColumnEvaluation, ScoreModel
 from .disk import saving
 from .embeddings import separate_embeddings
 from .flow import Stopwatch, StreamFlow, StreamProgress
 from .forgetting import ForgettingMethods, check_methods
 from .host import bounded_length, check_arguments, check_host, continual_arguments, engine_name, one_pass
+from .pace import Pace
 from .preemption import outlive_sigterm
 from .record import RunRecord, schedule_state
 from .resume import check_data_settings, check_engine, check_trunk, find_checkpoint, newest_whole
@@ -66,6 +67,9 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
         finish_release (`Callable`, *optional*): `(model, directory) -> benchmark -> metric -> value`, called on every
             process for every release, whose files lie in `directory` and may be added to (None on processes that do
             not write), and before training without a directory.
+        score_model (`Callable`, *optional*): `(trainer, release, learned) -> {column: {metric: value}}`: further
+            scores of the model before training and at each task's end, such as probes. `release` is the directory of
+            the release (`untrained` before training), `learned` names the tasks seen so far.
         **kwargs: As in the host.
 
     Raises:
@@ -82,6 +86,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
         score_column: Callable[[str, dict[str, float]], Mapping[str, float]] | None = None,
         begin_task: Callable[[], None] | None = None,
         finish_release: Callable[[Any, Path | None], Mapping[str, Mapping[str, float]]] | None = None,
+        score_model: ScoreModel | None = None,
         **kwargs: Any,
     ) -> None:
         check_host(type(self), ContinualMixin)
@@ -106,6 +111,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
         self.columns = tuple(stream.eval_datasets)
         self._joined = [task.name for task in stream.tasks] if run_mode(args) == JOINT else []
         self.schedule, self.plan = plan_run(args, self.stream, batch_size)
+        self.score_model = score_model
         self.references: dict[str, Any] = {}
         self.units: dict[str, str] = {}
         self.tokens_per_sample: int | None = None
@@ -115,6 +121,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
         self._scores: dict[str, dict[str, float]] = {}
         self._step_seconds, self._evaluation_seconds = Stopwatch(), Stopwatch()
         self._make_methods()
+        self._pace = Pace(self._step_seconds)
         self._follow_stream()
 
     # ---- What a subclass may say -------------------------------------------------------------------------------
@@ -343,11 +350,17 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
                 logger.info("... and %d more tasks", len(self.plan.tasks) - _DESCRIBED)
         if self._resumed_from is None and self.args.evaluate_on != "none":
             self._evaluate_columns(self.columns)
+            self._score_release("untrained", ())
             self.record.set_baseline(self._scores)
             self.record.add_benchmarks(None, self._finished(None))
         self._begin_methods(self._resumed_from)
         self._write_record()
         self._step_seconds.start()
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """As in `Trainer`; the time that passes here is waited for data."""
+        with self._pace.waiting():
+            return super().get_batch_samples(*args, **kwargs)
 
     def _begin_step(self, step: int) -> None:
         """Before the update at `step`: the trunk comes back when a branch has ended there."""
@@ -399,6 +412,8 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
                 tokens = self.tokens_per_sample * self.plan.global_batch_size
                 logs["tokens_spent"] = tokens * self.state.global_step
                 logs["tokens_on_path"] = tokens * self.plan.path_steps_at(self.state.global_step)
+        if "loss" in logs:
+            logs.update(self._pace.since_last(self.state.global_step * self.plan.global_batch_size))
         super().log(logs, *args, **kwargs)
         if "loss" in logs:
             self._check_loss(logs["loss"])
@@ -414,6 +429,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
         task = self.plan.ends.get(self.state.global_step)
         if task is not None:
             each, last = self.args.release == "each", self.args.release == "last" and task is self.plan.tasks[-1]
+            self._score_release(task.directory, tuple(known.name for known in self.plan.tasks[: task.index + 1]))
             self.record.add_row(task, self._scores)
             if releases := each or last or self._annealing:
                 self._release(self._release_name if self._annealing else task.directory, task)

@@ -17,7 +17,20 @@ from hf_infinite_lr.stream.plan import StreamPlan, TaskPlan
 from .checkpoints import write_json
 
 PRIMARY_METRIC = "eval_loss"
-_LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "error", "wer", "cer", "mse", "rmse", "mae", "nll")
+_LOWER_IS_BETTER = (
+    "loss",
+    "perplexity",
+    "bits_per_byte",
+    "error",
+    "wer",
+    "cer",
+    "mse",
+    "rmse",
+    "mae",
+    "nll",
+    "sharpness",
+    "half_width",
+)
 _RECORDED_PACKAGES = ("hf_infinite_lr", "transformers", "accelerate", "datasets", "torch")
 
 

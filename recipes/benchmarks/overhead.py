@@ -21,24 +21,27 @@ BLOCK, BATCH, UNCOUNTED = 128, 16, 10
 RUNNERS = ("stock", 1, 10, 1000)
 
 
-def clock_of(place, turns, steps):
+def clock_of(place, turns, steps, runners=RUNNERS):
     """A callback that gives its turn to the next in the round's order at the end of each step."""
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
         def __init__(self):
             self.seconds = []
-            self.order = round_order(steps)
+            self.order = round_order(steps, runners)
 
         def on_train_begin(self, args, state, control, **kwargs):
             self.wait()
 
         def on_step_end(self, args, state, control, **kwargs):
+            self.end_step(state.global_step)
+
+        def end_step(self, step):
             self.seconds.append(time.perf_counter() - self.since)
-            at = self.order.index((state.global_step - 1, place))
+            at = self.order.index((step - 1, place))
             if at + 1 < len(self.order):
                 turns[self.order[at + 1][1]].release()
-            if state.global_step < steps:
+            if step < steps:
                 self.wait()
 
         def wait(self):
@@ -48,10 +51,10 @@ def clock_of(place, turns, steps):
     return Clock()
 
 
-def round_order(steps):
+def round_order(steps, runners=RUNNERS):
     """All turns as (step, runner), each round in an order of its own."""
     draw = random.Random(0)
-    return [(step, place) for step in range(steps) for place in draw.sample(range(len(RUNNERS)), len(RUNNERS))]
+    return [(step, place) for step in range(steps) for place in draw.sample(range(len(runners)), len(runners))]
 
 
 def data_and_model(steps):

@@ -1,0 +1,39 @@
+"""How alike the representations of several models are, as heat maps."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from hf_infinite_lr.plots.curve import shortened
+
+
+def draw_similarity(
+    columns: Mapping[str, tuple[Sequence[str], Sequence[Sequence[float]]]], *, title: str = "linear CKA"
+) -> Figure:
+    """
+    A heat map for each set of samples: model against model, from 0 (dark) to 1.
+
+    Args:
+        columns (`Mapping[str, tuple[Sequence[str], Sequence[Sequence[float]]]]`):
+            Names of the models and the similarity of each pair, by name of the set.
+        title (`str`, *optional*, defaults to `"linear CKA"`):
+            Title of the picture.
+    """
+    most = max(len(models) for models, _ in columns.values())
+    side = max(2.6, 1.6 + 0.55 * most)
+    figure = Figure(figsize=(side * len(columns) + 1.0, side + 0.9), layout="constrained")
+    panels = figure.subplots(1, len(columns), squeeze=False)[0]
+    for axes, (name, (models, rows)) in zip(panels, columns.items(), strict=True):
+        axes.imshow(rows, vmin=0, vmax=1, cmap=matplotlib.colormaps["cividis"])
+        labels = [shortened(model, 16).replace("$", r"\$") for model in models]
+        axes.set_xticks(range(len(models)), labels, rotation=60, ha="right", fontsize=8)
+        axes.set_yticks(range(len(models)), labels if axes is panels[0] else [], fontsize=8)
+        axes.tick_params(length=0)
+        axes.set_title(shortened(name, 24).replace("$", r"\$"), fontsize=10)
+        for y, row in enumerate(rows):
+            for x, value in enumerate(row):
+                ink = "black" if value > 0.5 else "white"
+                axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8, color=ink)
+    figure.suptitle(title, fontsize=11)
+    return figure

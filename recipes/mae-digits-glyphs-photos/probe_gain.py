@@ -1,0 +1,97 @@
+"""What continual pre-training is worth on digits: the linear probe after the last task against the untrained encoder.
+
+    python recipes/mae-digits-glyphs-photos/probe_gain.py [--jobs 2] [--seeds 0 1 2]
+
+Both recipes are trained for every seed, one core each. Every run is kept in results.json; one that stands there is not
+done again. Prints, for each schedule and probe, the mean difference over the seeds with its 95 % interval, and whether
+that excludes 0.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+
+from hf_infinite_lr.evaluation import mean_and_half_width
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results.json"
+SCHEDULES = ("infinite", "cosine_rewarm")
+COLUMN = "digits"
+_LEFT_OUT = "few_shot_half_width"
+
+
+def measure(schedule, seed):
+    """Trains a recipe of this folder on one core; its matrices of accuracies, and what it cost."""
+    with tempfile.TemporaryDirectory() as folder:
+        fixed = {"output_dir": folder, "save_strategy": "no", "disable_tqdm": True, "seed": seed}
+        words = [f"--{key}={value}" for key, value in fixed.items()]
+        command = [sys.executable, "-m", "hf_infinite_lr", "train", "--config", str(HERE / f"{schedule}.yaml"), *words]
+        done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(done.stderr)
+        state = json.loads((Path(folder) / "continual_state.json").read_text())
+    return {
+        "schedule": schedule,
+        "seed": seed,
+        "matrices": {name: matrix for name, matrix in state["matrices"].items() if name != _LEFT_OUT},
+        "updates": state["tasks"][-1]["updates"],
+        "train_seconds_on_one_core": round(state["compute"]["train_seconds"], 1),
+        "versions": state["versions"],
+    }
+
+
+def gains(runs, metric):
+    """After the last task minus untrained, on digits, for every seed."""
+    place = runs[0]["matrices"][metric]["columns"].index(COLUMN)
+    found = [
+        (run["matrices"][metric]["matrix"][-1][place], run["matrices"][metric]["baseline"][place]) for run in runs
+    ]
+    return [after - before for after, before in found if before is not None]
+
+
+def verdict(schedule, runs, metric):
+    """One line: the difference, its interval, and what that says."""
+    differences = gains(runs, metric)
+    mean, half = mean_and_half_width(differences)
+    word = "excludes" if abs(mean) > half else "does not exclude"
+    return (
+        f"{schedule}, {metric} on {COLUMN}, after training minus untrained: {100 * mean:+.1f} points, 95 % interval "
+        f"{100 * (mean - half):+.1f} to {100 * (mean + half):+.1f} over {len(differences)} seeds, which {word} 0"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once, one core each")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--schedules", nargs="+", choices=SCHEDULES, default=list(SCHEDULES))
+    options = parser.parse_args()
+    runs = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    known = {(run["schedule"], run["seed"]) for run in runs}
+    lock = Lock()
+
+    def one(item):
+        run = measure(*item)
+        with lock:
+            runs.append(run)
+            runs.sort(key=lambda run: (run["seed"], run["schedule"]))
+            RESULTS.write_text(json.dumps(runs, indent=1) + "\n")
+        print(f"{item[0]:14} seed {item[1]}: {gains([run], 'linear_accuracy')[0]:+.3f}", flush=True)
+
+    items = [(schedule, seed) for seed in options.seeds for schedule in options.schedules]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(one, [item for item in items if item not in known]))
+    for schedule in options.schedules:
+        own = [run for run in runs if run["schedule"] == schedule and run["seed"] in options.seeds]
+        for metric in ("linear_accuracy", "knn_accuracy", "nearest_class_mean_accuracy", "few_shot_accuracy"):
+            print(verdict(schedule, own, metric))
+
+
+if __name__ == "__main__":
+    main()
