@@ -9,7 +9,7 @@ import signal
 import huggingface_hub
 import pytest
 from huggingface_hub.utils import close_session
-from loopback_hub import CALLS, LoopbackHub
+from loopback_hub import CALLS, LoopbackHub, connect
 
 from hf_infinite_lr.cli import main
 from hf_infinite_lr.hub import BackgroundSender, PublicationQueue, Publisher, left_sentence, send_queue
@@ -23,13 +23,7 @@ RELEASE, TRUNK = ["release 01-a", "Card of release 01-a"], ["trunk 01-a"]
 def hub(monkeypatch, tmp_path):
     """A Hub that the client of this process talks to, and no waiting in the client's own retries."""
     with LoopbackHub() as server:
-        constants = huggingface_hub.constants
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
-        template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+        connect(monkeypatch, server, tmp_path / "cache")
         monkeypatch.setattr("hf_infinite_lr.hub.publisher._SILENCE_SECONDS", 0.5)
         yield server
 

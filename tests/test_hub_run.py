@@ -2,15 +2,19 @@
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from loopback_hub import CALLS, LoopbackHub
+from loopback_hub import CALLS, LoopbackHub, connect
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
+
+from hf_infinite_lr.manifest import manifest_of
 
 PLANTED = ("hf_plantedtoken", "planteduser", "plantedhost")
 PUBLISH = {"push_to_hub": True, "hub_model_id": "user/model", "hub_token": "hf_plantedtoken"}
@@ -20,17 +24,6 @@ PUBLISH = {"push_to_hub": True, "hub_model_id": "user/model", "hub_token": "hf_p
 def patch():
     with pytest.MonkeyPatch.context() as context:
         yield context
-
-
-def connect(patch, hub, cache):
-    """Points the client of this process at a Hub."""
-    patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    patch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
-    template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    patch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-    patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
-    patch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
-    patch.setattr("hf_infinite_lr.hub.background.time.sleep", lambda seconds: None)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +102,7 @@ def test_a_trunk_that_is_not_what_its_manifest_says_is_refused_before_it_is_read
     with pytest.raises(ValueError, match=r"not what its manifest says: optimizer\.pt has \d+ bytes instead of"):
         tiny.run(tmp_path / "run", resume=f"user/model@{made.oid}")
     manifest = json.loads(files["manifest.json"])
-    manifest["files"]["../outside"] = {"bytes": 0, "sha256": ""}
+    manifest = manifest_of({**manifest["files"], "../outside": {"bytes": 0, "sha256": ""}})
     hub.add_commit("user/model", "outside", "outside", "", {**files, "manifest.json": json.dumps(manifest).encode()})
     with pytest.raises(ValueError, match="lists no files of its own"):
         tiny.run(tmp_path / "run", resume="user/model@outside")
@@ -204,10 +197,8 @@ def test_a_training_that_is_killed_while_it_pushes_goes_on_and_doubles_nothing(t
 import conftest, sys
 conftest.run({str(tmp_path / "run")!r}, resume=True, evaluate_on="none", push_to_hub=True, hub_model_id="user/model")
 """
-    folder = str(__import__("pathlib").Path(__file__).parent)
+    folder = str(Path(__file__).parent)
     with LoopbackHub() as hub:
-        import os
-
         paths = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "PYTHONPATH": paths}
         hub.fail("commit", "hang_done")

@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 from huggingface_hub import get_token
 
+from hf_infinite_lr.manifest import manifest_of
+
 Contents = dict[str, Path | bytes]
 """Path in the repository -> a file as it is, or other bytes."""
 
@@ -135,7 +137,7 @@ def _manifest(contents: Contents, known: dict[str, str]) -> bytes:
             size = source.stat().st_size
             digest = known.get(name) or hashlib.sha256(source.read_bytes()).hexdigest()
         files[name] = {"bytes": size, "sha256": digest}
-    return (json.dumps({"schema_version": 1, "files": files}, indent=2) + "\n").encode()
+    return (json.dumps(manifest_of(files), indent=2) + "\n").encode()
 
 
 def secrets_of(output_dir: Path, token: str | None) -> tuple[str, ...]:

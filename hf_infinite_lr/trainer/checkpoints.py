@@ -18,6 +18,8 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from hf_infinite_lr.manifest import manifest_of, seal
+
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
@@ -61,7 +63,7 @@ def write_manifest(directory: Path) -> None:
         for path in sorted(directory.rglob("*"))
         if path.is_file() and path.name != MANIFEST
     }
-    write_json(directory / MANIFEST, {"schema_version": 1, "files": files, "seal": _seal(files)})
+    write_json(directory / MANIFEST, manifest_of(files))
 
 
 def fault_of(directory: Path) -> str | None:
@@ -69,7 +71,7 @@ def fault_of(directory: Path) -> str | None:
     try:
         manifest = read_json(directory / MANIFEST)
         files = manifest["files"]
-        if manifest["seal"] != _seal(files):
+        if manifest["seal"] != seal(files):
             return f"{MANIFEST} has been changed"
         for name, expected in files.items():
             path = directory / name
@@ -86,10 +88,6 @@ def fault_of(directory: Path) -> str | None:
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} cannot be read"
     return None
-
-
-def _seal(files: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:
