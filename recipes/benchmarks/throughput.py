@@ -62,7 +62,7 @@ def language_model(size):
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    width, layers, block, batch = (256, 4, 128, 8) if size == "small" else (1024, 24, 2048, 8)
+    width, layers, block, batch = (128, 4, 128, 8) if size == "small" else (1024, 24, 2048, 8)
     sizes = {"hidden_size": width, "intermediate_size": 11 * width // 4, "num_hidden_layers": layers}
     config = LlamaConfig(vocab_size=384 if size == "small" else 50304, num_attention_heads=width // 64, **sizes)
     rows = torch.randint(3, 259, (batch, block))
