@@ -263,7 +263,7 @@ def test_parts_of_a_split_and_of_a_mixture_are_probed_on_their_own_images(write,
     split = {"name": "s", "data_files": files[0], "eval_fraction": 0.4}
     split["split_into"] = {"kind": "class", "num_tasks": 2, "column": "label"}
     mixed = {"name": "m", "mixture": [{"data_files": file, "eval_fraction": 0.4, "weight": 1} for file in files]}
-    recipe = load_recipe(write(tasks=[split, mixed], probes=["nearest_class_mean_seen"], task_steps=[2]))
+    recipe = load_recipe(write(tasks=[split, mixed], probes=["nearest_class_mean_seen"], task_steps=[3]))
     trainer = recipe.trainer()
     parts = [set(recipe.objective._columns[name].labels[0]) for name in ("s-1", "s-2", "m")]
     assert not parts[0] & parts[1]

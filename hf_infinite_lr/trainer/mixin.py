@@ -429,7 +429,8 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
         task = self.plan.ends.get(self.state.global_step)
         if task is not None:
             each, last = self.args.release == "each", self.args.release == "last" and task is self.plan.tasks[-1]
-            self._score_release(task.directory, tuple(known.name for known in self.plan.tasks[: task.index + 1]))
+            learned = self._joined or [known.name for known in self.plan.tasks[: task.index + 1]]
+            self._score_release(task.directory, tuple(learned))
             self.record.add_row(task, self._scores)
             if releases := each or last or self._annealing:
                 self._release(self._release_name if self._annealing else task.directory, task)
