@@ -263,8 +263,13 @@ def test_entries_of_tasks(files, entry, message):
         ("a.jsonl", b"no JSON\n" * 9, False, "JSON parse error"),
         ("a.jsonl", b"no JSON\n" * 9, True, "JSON parse error"),
         ("a.jsonl", b'{"text": "a"}\n{"text": "b', False, "JSON parse error: Missing a closing quotation mark"),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "caf\xe9"}\n'), False, "'utf-8' codec can't decode byte 0xe9"),
-        ("a.txt.gz", gzip.compress(b"caf\xe9"), False, "'utf-8' codec can't decode byte 0xe9"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(b'{"text": "caf\xe9"}\n', mtime=0),
+            False,
+            "'utf-8' codec can't decode byte 0xe9",
+        ),
+        ("a.txt.gz", gzip.compress(b"caf\xe9", mtime=0), False, "'utf-8' codec can't decode byte 0xe9"),
         ("a.parquet", b"PAR1 and then nothing", False, "Parquet"),
     ],
 )

@@ -13,8 +13,6 @@ from hf_infinite_lr import ContinualTrainer
 from hf_infinite_lr.cli.run import leave_process_group
 from hf_infinite_lr.trainer import mixin
 
-mixin.write_report = lambda path: None  # pictures take longer than these runs
-
 COMMON = {"noise": False, "dropout": 0.0, "save_steps": 5, "anneal_budget": "extra", "replay_fraction": 0.25}
 AUTO = ("train_micro_batch_size_per_gpu", "train_batch_size", "gradient_accumulation_steps", "gradient_clipping")
 TORCH_ADAMW = {"torch_adam": True, "lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"}
@@ -26,7 +24,7 @@ FSDP2 = {
     "FSDP_RESHARD_AFTER_FORWARD": "true",
 }
 TWO_NODES = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-STARTED = {name: os.environ[name] for name in TWO_NODES}
+STARTED = {name: os.environ.get(name, "") for name in TWO_NODES}
 
 
 class OnCpu(ContinualTrainer):
@@ -134,6 +132,7 @@ def forget(environment):
 
 
 def main():
+    mixin.write_report = lambda path: None  # pictures take longer than these runs
     out, rank = Path(sys.argv[1]), os.environ["RANK"]
     for engine in sys.argv[2:]:
         train_on(engine, out / engine)
