@@ -43,6 +43,8 @@ def check_host(trainer_class: type, mixin: type) -> None:
     if Trainer not in order:
         raise ValueError(f"{trainer_class.__name__}: ContinualMixin works over transformers.Trainer or a subclass.")
     for host in order[order.index(mixin) + 1 : order.index(Trainer)]:
+        if host in mixin.__mro__:
+            continue
         for name in _LEFT_AS_IN_TRAINER:
             if name in vars(host):
                 raise ValueError(

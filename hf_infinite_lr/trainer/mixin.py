@@ -15,11 +15,10 @@ from transformers.trainer_callback import ProgressCallback, TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from hf_infinite_lr.arguments import resume_arguments
-from hf_infinite_lr.config import arrange, plan_run, refuse_unsupported, replay_settings, run_mode, schedule_name
+from hf_infinite_lr.config import arrange, plan_run, refuse_unsupported, run_mode, schedule_name
 from hf_infinite_lr.lr_scheduler import ScheduleLR
 from hf_infinite_lr.methods.joint import JOINT
 from hf_infinite_lr.report import write_report
-from hf_infinite_lr.stream.loading import StreamBatches, StreamDataset
 from hf_infinite_lr.stream.task import Stream
 
 from . import checkpoints
@@ -32,9 +31,9 @@ from .flow import Stopwatch, StreamFlow, StreamProgress
 from .forgetting import ForgettingMethods, check_methods
 from .host import bounded_length, check_arguments, check_host, continual_arguments, engine_name, one_pass
 from .pace import Pace
-from .preemption import outlive_sigterm
 from .record import RunRecord, schedule_state
 from .resume import check_data_settings, check_engine, check_trunk, find_checkpoint, newest_whole
+from .serving import ServedStream
 from .trunk import TrunkAndBranches
 
 logger = logging.getLogger(__name__)
@@ -46,7 +45,7 @@ _DESCRIBED = 20
 _STEP_KINDS = ("logging", "eval", "save")
 
 
-class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, ForgettingMethods):
+class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, ForgettingMethods, ServedStream):
     """Makes a Trainer learn a stream of tasks. Put it before the host: `class C(ContinualMixin, SFTTrainer)`.
 
     The trunk is one Trainer run over the stream. At a task's branch point it is saved to `trunk/`, the remaining steps
@@ -147,10 +146,6 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
             )
         self._check_engine()
 
-    @property
-    def _data_seed(self) -> int:
-        return self.args.seed if self.args.data_seed is None else self.args.data_seed
-
     def _new_record(self) -> RunRecord:
         args = self.args
         scored = tuple(self._joined or (task.name for task in self.plan.tasks))
@@ -175,47 +170,6 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
             self.remove_callback(ProgressCallback)
             self.add_callback(StreamProgress(self))
         self.add_callback(StreamFlow(self))
-
-    # ---- Data --------------------------------------------------------------------------------------------------
-
-    def get_train_dataloader(self) -> DataLoader:
-        """The stream's loader: the same samples per step for any number of processes, workers and accumulation."""
-        self._batches = StreamBatches(
-            self.stream,
-            self.plan,
-            self._train_batch_size,
-            seed=self._data_seed,
-            replay=replay_settings(self.args),
-            buffers=self._buffers,
-            writes=self.args.should_save and not self._annealing,
-        )
-        datasets = [None if task.streaming else self._reduced(task.dataset) for task in self.stream.tasks]
-        collate = self._get_collator_with_removed_columns(self.data_collator, description="training")
-        args = self.args
-        self._served = StreamDataset(datasets, collate, self._data_seed)
-        loader = DataLoader(
-            self._served,
-            batch_sampler=self._batches,
-            collate_fn=_as_collated,
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            worker_init_fn=outlive_sigterm,
-            multiprocessing_context=args.dataloader_multiprocessing_context,
-        )
-        return self.accelerator.prepare(loader)
-
-    def _reduced(self, dataset: Any) -> Any:
-        """A `datasets` table without the columns that the model does not take, so that they are never read."""
-        from datasets import Dataset
-
-        return self._remove_unused_columns(dataset, "training") if isinstance(dataset, Dataset) else dataset
-
-    def num_examples(self, dataloader: DataLoader) -> int:
-        """Samples that the whole run reads, repeats included; of other loaders, as in `Trainer`."""
-        if isinstance(dataloader.dataset, StreamDataset):
-            return self.plan.num_steps * self.plan.global_batch_size
-        return super().num_examples(dataloader)
 
     # ---- The loop, as Trainer sees it --------------------------------------------------------------------------
 
@@ -438,11 +392,6 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
             if releases:
                 self._publish_release(self._release_name if self._annealing else task.directory)
         return metrics
-
-
-def _as_collated(batch: Any) -> Any:
-    """[`StreamDataset`] has collated already."""
-    return batch
 
 
 def _check_evaluation(stream: Stream, evaluate_on: str) -> None:
