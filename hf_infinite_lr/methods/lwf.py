@@ -40,8 +40,8 @@ class LearningWithoutForgetting(Method):
     the reason that [`QuadraticPenalty`] gives. The logged `loss` has the term in it; the term is logged beside it.
 
     Cost: one more copy of the weights (4 bytes per parameter in single precision, frozen ones included), and for each
-    micro-batch one more forward pass without a graph, about a third of a training step. What was measured stands in
-    `recipes/benchmarks/methods.py`.
+    micro-batch one more forward pass without a graph, about a third of a training step.
+    `recipes/benchmarks/methods.py` measures it.
 
     Args:
         settings ([`LwFSettings`]): Its keys.

@@ -69,8 +69,8 @@ class QuadraticPenalty(Method):
 
     Cost: for `mas` and `fisher` 8 bytes per trainable parameter in single precision (4 for the importance, and the
     weight's own size for the reference), for `l2` 4; for each update two passes over the parameters; between tasks
-    one forward and backward pass for each of `num_samples` samples. What was measured stands in
-    `recipes/benchmarks/methods.py`.
+    one forward and backward pass for each of `num_samples` samples. `recipes/benchmarks/methods.py`
+    measures it.
 
     Args:
         name (`str`): `mas`, `fisher` or `l2`.
