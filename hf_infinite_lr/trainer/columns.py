@@ -9,6 +9,7 @@ from typing import Any
 
 from hf_infinite_lr.stream.loading import kept_rng
 from hf_infinite_lr.stream.plan import StreamPlan
+from hf_infinite_lr.stream.task import Stream
 
 from .flow import Stopwatch
 from .host import Host, without_bars
@@ -99,3 +100,13 @@ class ColumnEvaluation(Host):
             "none": list(self.columns),
         }[self.args.evaluate_on]
         return tuple(column for column in self.columns if column not in hidden)
+
+
+def check_evaluation(stream: Stream, evaluate_on: str) -> None:
+    """Refuses a stream whose tasks cannot all be evaluated where they should be."""
+    missing = [task.name for task in stream.tasks if task.eval_dataset is None]
+    if evaluate_on != "none" and missing:
+        raise ValueError(
+            f"Task {missing[0]!r} has no eval_dataset: give one (eval_dataset={{{missing[0]!r}: ...}}), or set "
+            "evaluate_on='none'."
+        )

@@ -24,7 +24,7 @@ from hf_infinite_lr.stream.task import Stream
 from . import checkpoints
 from .acceptance import accept_changed_tasks
 from .annealing import AnnealingAfterwards
-from .columns import ColumnEvaluation, ScoreModel
+from .columns import ColumnEvaluation, ScoreModel, check_evaluation
 from .disk import saving
 from .embeddings import separate_embeddings
 from .flow import Stopwatch, StreamFlow, StreamProgress
@@ -93,7 +93,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
         refuse_unsupported(args)
         args.logging_nan_inf_filter = False  # some hosts leave it on; it would hide the loss that ends a broken run
         stream = Stream.of(train_dataset, eval_dataset)
-        _check_evaluation(stream, args.evaluate_on)
+        check_evaluation(stream, args.evaluate_on)
         with bounded_length(args):
             super().__init__(
                 model=model,
@@ -392,12 +392,3 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
             if releases:
                 self._publish_release(self._release_name if self._annealing else task.directory)
         return metrics
-
-
-def _check_evaluation(stream: Stream, evaluate_on: str) -> None:
-    missing = [task.name for task in stream.tasks if task.eval_dataset is None]
-    if evaluate_on != "none" and missing:
-        raise ValueError(
-            f"Task {missing[0]!r} has no eval_dataset: give one (eval_dataset={{{missing[0]!r}: ...}}), or set "
-            "evaluate_on='none'."
-        )
