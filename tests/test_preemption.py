@@ -1,6 +1,7 @@
 """SIGTERM saves at the next step, on every process at the same one, and the run goes on from there bit for bit."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -171,3 +172,12 @@ def test_two_processes_agree_on_the_step_when_one_is_signalled(tmp_path):
     assert (tmp_path / "out" / "checkpoint-5" / "rng_state_1.pth").exists()
     rest = command(*launcher, str(tmp_path / "out"), "0", "1")
     assert "stopped 1 14 0" in rest.stdout, rest.stderr[-2000:]
+
+
+def test_a_worker_that_evaluates_outlives_the_first_signal(tiny, tmp_path):
+    run = tiny.trainer(tmp_path, tiny.data("a"), dataloader_num_workers=1, per_device_eval_batch_size=1)
+    batches = iter(run.get_eval_dataloader("a"))
+    first = next(batches)
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, signal.SIGTERM)
+    assert 1 + sum(1 for _ in batches) == 8 * len(first["input_ids"])

@@ -7,12 +7,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from accelerate.data_loader import DataLoaderAdapter
+from torch.utils.data import DataLoader
+
 from hf_infinite_lr.stream.loading import kept_rng
 from hf_infinite_lr.stream.plan import StreamPlan
 from hf_infinite_lr.stream.task import Stream
 
 from .flow import Stopwatch
 from .host import Host, without_bars
+from .preemption import outlive_sigterm
 from .record import RunRecord
 
 ScoreModel = Callable[[Any, str, tuple[str, ...]], Mapping[str, Mapping[str, float]]]
@@ -44,6 +48,13 @@ class ColumnEvaluation(Host):
             return self._evaluate_columns(self._columns_at(self.state.global_step), ignore_keys, metric_key_prefix)
         with kept_rng():
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """As in `Trainer`, with workers that outlive the first SIGTERM, so that the run can still save."""
+        loader = super().get_eval_dataloader(eval_dataset)
+        inner = loader.base_dataloader if isinstance(loader, DataLoaderAdapter) else loader
+        inner.worker_init_fn = outlive_sigterm
+        return loader
 
     def _evaluate_columns(
         self, columns: tuple[str, ...], ignore_keys: list[str] | None = None, prefix: str = "eval"
