@@ -9,6 +9,7 @@ from transformers import Trainer
 from hf_infinite_lr.config import ContinualArguments, ContinualTrainingArguments
 from hf_infinite_lr.stream import Task
 from hf_infinite_lr.trainer import ContinualMixin, ContinualTrainer
+from hf_infinite_lr.trainer.engines import check_deepspeed
 
 INFINITE = {"num_cooldown_steps": 2, "num_anneal_steps": 2}
 
@@ -200,18 +201,12 @@ def test_a_host_that_is_no_trainer_is_refused(tiny, tmp_path):
             cls=type("Lone", (ContinualMixin,), {}))  # fmt: skip
 
 
-def test_a_scheduler_in_the_deepspeed_configuration_is_refused(tiny, tmp_path, monkeypatch):
-    from types import SimpleNamespace
-
-    made = tiny.trainer(tmp_path, tiny.data("a"))
-    configuration = {"zero_optimization": {"stage": 2}}
-    plugin = SimpleNamespace(deepspeed_config=configuration)
-    made.is_deepspeed_enabled = True
-    monkeypatch.setattr(made, "accelerator", SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=plugin)))
-    made._check_constructed()
+def test_a_scheduler_in_the_deepspeed_configuration_is_refused(tiny, tmp_path):
+    args, configuration = tiny.trainer(tmp_path, tiny.data("a")).args, {"zero_optimization": {"stage": 2}}
+    check_deepspeed(configuration, args)
     configuration["scheduler"] = {"type": "WarmupLR"}
     with pytest.raises(ValueError, match=r"deepspeed: the key 'scheduler' .*lr_scheduler_type='infinite'; remove it"):
-        made._check_constructed()
+        check_deepspeed(configuration, args)
 
 
 def test_a_checkpoint_that_is_none_is_refused(tiny, tmp_path):

@@ -8,7 +8,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_infinite_lr.stream import Task
-from hf_infinite_lr.stream.order import rows_at
+from hf_infinite_lr.stream.order import epoch_order, rows_at
 from hf_infinite_lr.trainer import ContinualTrainer
 from hf_infinite_lr.trainer.restore import restore_weights
 
@@ -465,7 +465,7 @@ def test_one_task_is_bit_for_bit_what_trainer_does(tiny, tmp_path, schedule, acc
     }
     ours = tiny.run(tmp_path / "ours", tiny.data("a"), evaluate_on="none", noise=False, **settings)
     own = ours.args.to_dict()
-    order = rows_at(ours.args.seed, 0, 67, 8, 0, 16 * 8).tolist()
+    order = rows_at(lambda epoch: epoch_order(ours.args.seed, 0, epoch, 67), 64, 0, 16 * 8).tolist()
     keys = ("learning_rate", "warmup_steps", "logging_steps", "report_to", "use_cpu", "disable_tqdm")
     stock = Sequential(
         model=tiny.model(),

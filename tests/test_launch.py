@@ -68,7 +68,7 @@ def command(name, recipe, out, *launcher, train=()):
 
 
 def launched(words, **more):
-    done = subprocess.run(words, env=environment(**more), capture_output=True, text=True, timeout=1800)
+    done = subprocess.run(words, env=environment(**more), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 
@@ -143,9 +143,15 @@ def test_it_starts_on_gpus(name, num_gpus, recipe, tmp_path):
 SLURM = {
     "scontrol": 'case $1 in show) echo 127.0.0.1;; requeue) echo "$2" >> "$REQUEUED";; esac\n',
     "srun": """shift
-for node in 0 1; do SLURM_NODEID=$node "$@" & pids="$pids $!"; done
 trap 'kill -TERM $pids' TERM
-for pid in $pids; do wait $pid || status=1; done
+SLURM_NODEID=0 "$@" & pids=$!
+# On one machine the second launcher must not take the port before the first has looked whether it is free.
+until (exec 3<>/dev/tcp/127.0.0.1/$((20000 + SLURM_JOB_ID % 20000))) 2>/dev/null; do
+    kill -0 $pids || exit 1
+    sleep 0.2
+done
+SLURM_NODEID=1 "$@" & pids="$pids $!"
+for pid in $pids; do wait $pid || { status=1; kill -TERM $pids; }; done
 exit ${status:-0}
 """,
 }
@@ -187,6 +193,6 @@ def test_a_dead_process_ends_the_job(tmp_path):
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
     search = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     words = [sys.executable, *launcher, str(script), str(tmp_path / "out")]
-    done = subprocess.run(words, env=environment(PYTHONPATH=search), capture_output=True, text=True, timeout=1800)
+    done = subprocess.run(words, env=environment(PYTHONPATH=search), capture_output=True, text=True, timeout=600)
     assert done.returncode != 0
     assert "Signal 9 (SIGKILL) received" in done.stderr
