@@ -88,7 +88,7 @@ def launch(out, script, settings, **variables):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", **variables}
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     words = [sys.executable, "-W", "ignore", *launcher, str(file), str(out), json.dumps(settings)]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(Path(f"{out}.{rank}.json").read_text()) for rank in range(2)]
 
@@ -110,10 +110,11 @@ def deepspeed(folder, stage):
     ("engine", "methods"),
     [
         ("ddp", {"mas": {"num_samples": 5, "weight": 3.0}, "lwf": {"weight": 2.0}}),
+        (1, {"mas": {"num_samples": 5, "weight": 3.0}, "lwf": {"weight": 2.0}}),
         (2, {"mas": {"num_samples": 5, "weight": 3.0}, "lwf": {"weight": 2.0}}),
         (3, {"mas": {"num_samples": 5, "weight": 3.0}, "fisher": {"num_samples": 5, "weight": 50.0}}),
     ],
-    ids=["DDP", "ZeRO-2", "ZeRO-3"],
+    ids=["DDP", "ZeRO-1", "ZeRO-2", "ZeRO-3"],
 )
 def test_two_processes_are_one(tmp_path, tiny, operators, engine, methods):
     settings = {"methods": methods, "evaluate_on": "none", "save_steps": 100, "learning_rate": 1e-3}
