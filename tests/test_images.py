@@ -148,7 +148,7 @@ def test_an_unreadable_image_of_a_stream_ends_the_run_or_is_left_out(folder):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data_files": None}, "must give exactly one of builtin, dataset_name, data_files, not none of them"),
+        ({"data_files": None}, "must give exactly one of builtin, dataset_name and data_files, not none of them"),
         ({"builtin": "digits"}, "not builtin and data_files"),
         ({"data_files": None, "builtin": "digits", "streaming": True}, "streaming .* does not go with builtin"),
         ({"split": "test"}, "split of task 'x' is 'test' but does not go with data_files"),

@@ -232,6 +232,15 @@ def small_recipe(tmp_path):
     return path
 
 
+def test_gdumb_begins_the_whole_curve_anew_with_each_task(small_recipe, capsys):
+    words = ["--config", str(small_recipe), "--methods", "{gdumb: {buffer_size: 2}}", "--replay_fraction", "0"]
+    assert show(words) == 0
+    out = capsys.readouterr().out
+    phases = {task: [row[0] for row in table(out) if row[1] == task] for task in ("web", "code")}
+    assert phases["web"] == phases["code"] == ["warmup", "cooldown_to_constant", "constant", "anneal"]
+    assert "branches off" not in out
+
+
 LAUNCH_FILES = Path(__file__).parent.parent / "recipes" / "launch"
 
 

@@ -139,7 +139,7 @@ def test_evaluation_only_text_is_all_of_it(tmp_path):
     assert load_held_out(TextSource(data_files=path))["text"][:] == TEXTS
     assert load_held_out(TextSource(data_files=path, num_eval_samples=3))["text"][:] == TEXTS[:3]
     assert load_held_out(TextSource(data_files=path, streaming=True, num_eval_samples=3))["text"][:] == TEXTS[:3]
-    with pytest.raises(ValueError, match="streams text to evaluate on and must say num_eval_samples"):
+    with pytest.raises(ValueError, match="streams and must name its held-out part"):
         load_held_out(TextSource(data_files=path, streaming=True))
 
 
@@ -150,10 +150,10 @@ def test_evaluation_only_text_is_all_of_it(tmp_path):
         ({"builtin": "docs", "data_files": "x"}, "not builtin and data_files"),
         ({"data_file": "x"}, "'data_file' is an unknown key; did you mean 'data_files'?"),
         ({"builtin": "docs", "num_step": 3}, "'num_step' is an unknown key; did you mean 'num_steps'?"),
-        ({"builtin": "docs", "split": "test"}, "split of task 'text' is 'test' but does not go with builtin"),
-        ({"data_files": "x", "max_bytes": 5}, "max_bytes of task 'text' is 5 but does not go with data_files"),
-        ({"data_files": "x", "eval_fraction": 1.0}, "eval_fraction of task 'text' is 1.0 but must be between"),
-        ({"data_files": "x", "num_eval_samples": 0}, "num_eval_samples of task 'text' is 0 but must be"),
+        ({"builtin": "docs", "split": "test"}, "split of task 'data' is 'test' but does not go with builtin"),
+        ({"data_files": "x", "max_bytes": 5}, "max_bytes of task 'data' is 5 but does not go with data_files"),
+        ({"data_files": "x", "eval_fraction": 1.0}, "eval_fraction of task 'data' is 1.0 but must be between"),
+        ({"data_files": "x", "num_eval_samples": 0}, "num_eval_samples of task 'data' is 0 but must be"),
         (
             {"data_files": "x", "eval_fraction": 0.1, "eval_data_files": "y"},
             "eval_data_files and eval_fraction, of which",
@@ -210,7 +210,7 @@ def test_text_that_ends_inside_a_character(tmp_path):
 def test_mixed_kinds(tmp_path):
     (tmp_path / "a.txt").write_text("a")
     _jsonl(tmp_path / "b.jsonl", TEXTS)
-    with pytest.raises(ValueError, match="of task 'text' mixes json and text files"):
+    with pytest.raises(ValueError, match="of task 'data' mixes json and text files"):
         load_text(TextSource(data_files=str(tmp_path / "*")))
 
 
@@ -229,7 +229,7 @@ def test_stream_must_name_its_held_out_part(tmp_path):
     path = _jsonl(tmp_path / "a.jsonl", TEXTS)
     with pytest.raises(ValueError, match="streams and must name its held-out part by eval_split, eval_data_files or"):
         load_text(TextSource(data_files=path, streaming=True))
-    with pytest.raises(ValueError, match="eval_fraction of task 'text' needs all documents"):
+    with pytest.raises(ValueError, match="eval_fraction of task 'data' needs all documents"):
         load_text(TextSource(data_files=path, streaming=True, eval_fraction=0.1))
 
 

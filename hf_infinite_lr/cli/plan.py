@@ -34,6 +34,8 @@ class Plan:
             Where a plain run stops.
         summary (`str`, *optional*, defaults to none):
             The line that the run itself will print.
+        has_trunk (`bool`, *optional*, defaults to `True`):
+            Whether annealing leaves a trunk that the next task goes on from; GDumb begins each task anew.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Plan:
     tasks: Mapping[str, int]
     max_steps: int | None = None
     summary: str = ""
+    has_trunk: bool = True
 
 
 def plain_plan(name: str, rate: float, warmup: int | float, max_steps: int | None, kwargs: Mapping[str, Any]) -> Plan:
@@ -127,6 +130,32 @@ def continual_plan(
     )
     _check_on_resume(name, schedule, kwargs)
     return Plan(name, rate, schedule, schedule, tasks)
+
+
+def recipe_plan(args: Any, tasks: Mapping[str, int]) -> Plan:
+    """Plan the run of a recipe, whose methods have a say in its curve.
+
+    Args:
+        args ([`ContinualTrainingArguments`]):
+            Its arguments.
+        tasks (`Mapping[str, int]`):
+            Names of the tasks and their steps.
+
+    Returns:
+        [`Plan`]: of the whole stream.
+
+    Raises:
+        `ValueError`: the sentence with which the run would be refused.
+    """
+    from hf_infinite_lr.config import run_mode, schedule_name, schedule_of
+    from hf_infinite_lr.methods.gdumb import FromScratch
+
+    name, kwargs = schedule_name(args), args.lr_scheduler_kwargs or {}
+    if name not in OWN_NAMES:
+        return _foreign_plan(name, args.learning_rate, args.warmup_steps, tasks, kwargs)
+    schedule = schedule_of(args, list(tasks.values()))
+    _check_on_resume(name, schedule, kwargs)
+    return Plan(name, args.learning_rate, schedule, schedule, tasks, has_trunk=run_mode(args) != FromScratch.name)
 
 
 def _foreign_plan(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hf_infinite_lr.announcement import format_rate
 from hf_infinite_lr.arguments import ANNEAL_BUDGETS, RELEASES
 from hf_infinite_lr.cli.doubts import doubts
-from hf_infinite_lr.cli.plan import Plan, continual_plan, plain_plan
+from hf_infinite_lr.cli.plan import Plan, continual_plan, plain_plan, recipe_plan
 
 if TYPE_CHECKING:
     from hf_infinite_lr.cli.launch import Launch
@@ -137,7 +137,7 @@ def _show_recipe(options: argparse.Namespace, argv: Sequence[str]) -> None:
     recipe = load_recipe(options.config, own.parse_known_args(argv)[1])
     recipe.num_processes = None if launch is None else launch.num_processes
     recipe.check()
-    plan = _plan_of_recipe(recipe)
+    plan = recipe_plan(recipe.arguments, recipe.task_lengths())
     _print_plan(plan, options.output)
     if launch is not None:
         _print_needs(recipe, launch, plan, options.launch)
@@ -151,19 +151,6 @@ def _print_needs(recipe: "Recipe", launch: "Launch", plan: Plan, path: Path) -> 
     print(f"\n{describe_needs(recipe, launch, plan, path)}")
     for doubt in found:
         print(f"warning: {doubt}", file=sys.stderr)
-
-
-def _plan_of_recipe(recipe: "Recipe") -> Plan:
-    arguments: Any = recipe.arguments
-    return continual_plan(
-        str(getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type)),
-        arguments.learning_rate,
-        arguments.warmup_steps,
-        recipe.task_lengths(),
-        arguments.lr_scheduler_kwargs or {},
-        anneal_budget=arguments.anneal_budget,
-        release=arguments.release,
-    )
 
 
 def _print_plan(plan: Plan, output: Path | None) -> None:
@@ -213,7 +200,7 @@ def _table(plan: Plan) -> str:
     for phase, start in zip(plan.schedule.phases, plan.schedule.boundaries, strict=False):
         steps, stop = ("open", "open") if phase.num_steps is None else (phase.num_steps, start + phase.num_steps)
         rates = [format_rate(plan.learning_rate * factor) for factor in (phase.start, phase.end)]
-        note = f"branches off the trunk at {start}" if phase.name == "anneal" else ""
+        note = f"branches off the trunk at {start}" if phase.name == "anneal" and plan.has_trunk else ""
         rows.append([phase.name, names[phase.task], str(steps), str(start), str(stop), *rates, note])
     lines = aligned(rows).splitlines()
     if len(lines) > _LONGEST_TABLE:

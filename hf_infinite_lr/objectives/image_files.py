@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from .source import place
 
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises for data that is no whole image of a known format."""
@@ -42,7 +43,7 @@ def inspect_image(image: Mapping[str, Any]) -> dict[str, Any]:
     Reads an image through, at the smallest scale that its format allows.
 
     Returns:
-        `dict`: `fault` (empty for a whole image), `mode`, and `place`, a hash of its bytes below 2^63.
+        `dict`: `fault` (empty for a whole image), `mode`, and `place`, that of its bytes in [0, 1).
     """
     data = b""
     try:
@@ -54,8 +55,7 @@ def inspect_image(image: Mapping[str, Any]) -> dict[str, Any]:
         fault = ""
     except _UNREADABLE as error:
         mode, fault = "", f"{_name(image)} ({error})"
-    place = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") >> 1
-    return {"fault": fault, "mode": mode, "place": place}
+    return {"fault": fault, "mode": mode, "place": place(data)}
 
 
 def encoded(image: Mapping[str, Any]) -> bytes:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -23,9 +21,6 @@ logger = logging.getLogger(__name__)
 
 IMAGE, LABEL = "pixel_values", "label"
 """Columns of loaded images: encoded images under the name of the model's input, and labels where there are some."""
-
-DEFAULT_EVAL_FRACTION = 0.05
-"""Share of the images that is held out when nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +72,7 @@ def load_images(source: ImageSource, columns: Sequence[str] = (), *, num_proc: i
         train, held_out = read.images, own.images.select(range(min(len(own.images), source.num_eval_samples or 2**62)))
         places = read.places
     else:
-        mask = _held_out(read.places, source)
+        mask = source.held_out(read.places)
         train, held_out = (read.images.select(np.flatnonzero(part)) for part in (~mask, mask))
         own, places = None, read.places[~mask]
     both = [read] if own is None else [read, own]
@@ -161,55 +156,17 @@ def _is_readable(image: Mapping[str, Any]) -> bool:
     return fault_of(image) is None
 
 
-def _held_out(places: np.ndarray, source: ImageSource) -> np.ndarray:
-    """A mask: images whose hash is below the fraction, or the `num_eval_samples` smallest hashes."""
-    if source.num_eval_samples is None:
-        fraction = source.eval_fraction if source.eval_fraction is not None else DEFAULT_EVAL_FRACTION
-        limit = max(int(fraction * 2**63), int(places.min()))
-    else:
-        limit = int(np.sort(places)[min(source.num_eval_samples, len(places)) - 1])
-    mask: np.ndarray = places <= limit
-    if mask.all():
-        raise ValueError(
-            f"Task {source.name!r} has too few different images ({len(places)}) to hold some out: name "
-            "eval_data_files or eval_split."
-        )
-    return mask
-
-
 def _rows(source: ImageSource, columns: Sequence[str], *, held_out: bool = False) -> Any:
     """One part with the columns `pixel_values`, `label` and further ones."""
-    files = source.eval_data_files if held_out and source.eval_data_files is not None else source.data_files
-    if files is not None and not (held_out and source.eval_split):
-        rows = _from_files(source, [files] if isinstance(files, str) else list(files))
-    else:
-        rows = datasets.load_dataset(
-            source.dataset_name,
-            source.dataset_config_name,
-            split=source.eval_split if held_out and source.eval_split else source.split,
-            revision=source.revision,
-            streaming=source.streaming,
-        )
+    rows = source.read(lambda paths: _from_files(source, paths), held_out=held_out)
     return _columns(rows, source, columns)
 
 
-def _from_files(source: ImageSource, patterns: Sequence[str]) -> Any:
-    paths = [path for pattern in patterns for path in _expand(pattern, source)]
+def _from_files(source: ImageSource, paths: Sequence[str]) -> Any:
     kinds = {"parquet" if path.endswith(".parquet") else "imagefolder" for path in paths}
     if len(kinds) > 1:
-        raise ValueError(
-            f"data_files {list(patterns)} of task {source.name!r} mixes parquet and image files: give one kind."
-        )
+        raise ValueError(f"data_files of task {source.name!r} mixes parquet and image files: give one kind.")
     return datasets.load_dataset(kinds.pop(), data_files=paths, split="train", streaming=source.streaming)
-
-
-def _expand(pattern: str, source: ImageSource) -> list[str]:
-    if "://" in pattern:
-        return [pattern]
-    paths = sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file())
-    if not paths:
-        raise ValueError(f"data_files {pattern!r} of task {source.name!r} matches no file.")
-    return paths
 
 
 def _columns(rows: Any, source: ImageSource, columns: Sequence[str]) -> Any:

@@ -20,7 +20,7 @@ from .keys import from_mapping, typed
 from .lora import MERGED, AdapterArguments, FreshAdapter, save_merged, with_adapter
 from .objective import Objective, Splits
 from .packing import PackedBlocks, PackedStream, causal_lm_collator, pack
-from .text import TextSource, load_held_out, load_text, naming_faults
+from .text import TextSource, load_held_out, load_text
 
 
 @dataclass(frozen=True)
@@ -102,13 +102,13 @@ class LanguageModelling(Objective):
 
     def load(self, name: str, columns: Sequence[str] = ()) -> Splits:
         """Loads a task's documents."""
-        with naming_faults(self._tasks[name]):
+        with self._tasks[name].naming_faults():
             found = load_text(self._tasks[name], columns)
         return Splits(found.train, found.eval, found.fingerprint)
 
     def load_held_out(self, name: str) -> Any:
         """Loads documents that are only evaluated on."""
-        with naming_faults(self._held_out[name]):
+        with self._held_out[name].naming_faults():
             return load_held_out(self._held_out[name])
 
     def train_samples(self, data: Any) -> Any:

@@ -126,7 +126,8 @@ class MaskedAutoencoding(Objective):
     def _load(self, source: ImageSource, columns: Sequence[str] = ()) -> ImageSplits:
         # What the model cannot take is refused before any data is read.
         _ = self.collate
-        found = load_images(source, columns, num_proc=self.augmentation.preprocessing_num_workers)
+        with source.naming_faults():
+            found = load_images(source, columns, num_proc=self.augmentation.preprocessing_num_workers)
         if self.probes.probes and LABEL not in found.eval.column_names:
             raise ValueError(
                 f"probes={list(self.probes.probes)} need classes, but {source.name!r} has no column "

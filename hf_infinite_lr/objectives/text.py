@@ -1,27 +1,21 @@
 """Documents of text from the built-in corpora, the Hub or local files, in a training and a held-out part."""
 
 import codecs
-import glob
-import hashlib
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import numpy as np
-import pyarrow as pa
-from datasets.exceptions import DatasetGenerationError
 from pyarrow import parquet
 
 from hf_infinite_lr.stream.corpora import load_corpus
 
-logger = logging.getLogger(__name__)
+from .source import DataSource, place
 
-DEFAULT_EVAL_FRACTION = 0.05
-"""Share of the documents that is held out when nothing else is said."""
+logger = logging.getLogger(__name__)
 
 _BUILDERS = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet", ".csv": "csv"}
 _COMPRESSIONS = frozenset({".gz", ".zst", ".bz2", ".xz"})
@@ -29,33 +23,15 @@ _LARGEST_DOCUMENT = 2**28
 
 
 @dataclass(frozen=True)
-class TextSource:
+class TextSource(DataSource):
     """
-    Where a task's text comes from: keys of an entry of `tasks` or `evaluate_also` in the YAML.
-
-    Exactly one of `builtin`, `dataset_name` and `data_files` is given. The held-out part is `eval_split`,
-    `eval_data_files`, or documents taken out of the training data: the share `eval_fraction` of them, chosen by a hash
-    of their text, so that more data never moves a document to the other side and equal texts stay together; or
-    `num_eval_samples` of them (of a stream the first ones).
+    Where a task's text comes from: the keys of [`DataSource`], of which `builtin` is a corpus of [`load_corpus`] and
+    `data_files` are JSON lines, parquet or CSV, or else plain text with one document a file; and these.
 
     Args:
-        name (`str`, *optional*): Name of the task, for messages.
-        builtin (`str`, *optional*): A corpus of [`load_corpus`].
         max_bytes (`int`, *optional*): Of `builtin`: bytes in the training part.
         eval_bytes (`int`, *optional*): Of `builtin`: bytes in the held-out part.
-        dataset_name (`str`, *optional*): A dataset of the Hub or of a folder.
-        dataset_config_name (`str`, *optional*): Its configuration.
-        split (`str`, *optional*, defaults to `"train"`): Its split to train on.
-        revision (`str`, *optional*): Its branch, tag or commit.
-        data_files (`str` or `list[str]`, *optional*):
-            Files or globs of one kind: JSON lines, parquet or CSV, or else plain text with one document a file.
-        streaming (`bool`, *optional*, defaults to `False`): Read while training instead of before.
         text_column (`str`, *optional*, defaults to `"text"`): Where the text stands.
-        eval_split (`str`, *optional*): Split of `dataset_name` that is held out.
-        eval_data_files (`str` or `list[str]`, *optional*): Files that are held out.
-        eval_fraction (`float`, *optional*): Share of the documents to hold out; 0.05 if nothing else is given.
-        num_eval_samples (`int`, *optional*):
-            Documents to hold out instead of a share; with `eval_split` or `eval_data_files` the first so many of them.
 
     Example:
 
@@ -66,78 +42,13 @@ class TextSource:
     ```
     """
 
-    name: str = "text"
-    builtin: str | None = None
     max_bytes: int | None = None
     eval_bytes: int | None = None
-    dataset_name: str | None = None
-    dataset_config_name: str | None = None
-    split: str = "train"
-    revision: str | None = None
-    data_files: str | Sequence[str] | None = None
-    streaming: bool = False
     text_column: str = "text"
-    eval_split: str | None = None
-    eval_data_files: str | Sequence[str] | None = None
-    eval_fraction: float | None = None
-    num_eval_samples: int | None = None
 
-    def __post_init__(self) -> None:
-        given = [key for key in ("builtin", "dataset_name", "data_files") if getattr(self, key) is not None]
-        if len(given) != 1:
-            found = " and ".join(given) or "none of them"
-            raise ValueError(
-                f"Task {self.name!r} must give exactly one of builtin, dataset_name and data_files, not {found}."
-            )
-        for key in _FOREIGN[given[0]]:
-            if getattr(self, key) != getattr(type(self), key):
-                raise ValueError(
-                    f"{key} of task {self.name!r} is {getattr(self, key)!r} but does not go with {given[0]}."
-                )
-        for key in ("data_files", "eval_data_files"):
-            files = getattr(self, key)
-            names = [files] if files is None or isinstance(files, str) else files
-            if not isinstance(names, Sequence) or not all(name is None or isinstance(name, str) for name in names):
-                raise ValueError(f"{key} of task {self.name!r} is {files!r} but must be a path, or a list of paths.")
-        self._check_held_out()
-
-    def _check_held_out(self) -> None:
-        parts = [key for key in ("eval_split", "eval_data_files", "eval_fraction") if getattr(self, key) is not None]
-        if self.eval_fraction is not None and self.num_eval_samples is not None:
-            parts.append("num_eval_samples")
-        if len(parts) > 1:
-            raise ValueError(f"Task {self.name!r} gives {' and '.join(parts)}, of which only one can hold.")
-        if self.eval_fraction is not None and not 0 < self.eval_fraction < 1:
-            raise ValueError(
-                f"eval_fraction of task {self.name!r} is {self.eval_fraction!r} but must be between 0 and 1."
-            )
-        number = self.num_eval_samples
-        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
-            raise ValueError(
-                f"num_eval_samples of task {self.name!r} is {number!r} but must be a positive whole number."
-            )
-
-    @property
-    def names_eval_part(self) -> bool:
-        """Whether the held-out part is a part of its own instead of documents taken out of the training data."""
-        return self.eval_split is not None or self.eval_data_files is not None
-
-
-_FOREIGN = {
-    "builtin": (
-        "dataset_config_name",
-        "split",
-        "revision",
-        "streaming",
-        "text_column",
-        "eval_split",
-        "eval_data_files",
-        "eval_fraction",
-        "num_eval_samples",
-    ),
-    "dataset_name": ("max_bytes", "eval_bytes"),
-    "data_files": ("max_bytes", "eval_bytes", "dataset_config_name", "split", "revision", "eval_split"),
-}
+    rows: ClassVar[str] = "documents"
+    only_of_builtin: ClassVar[tuple[str, ...]] = ("max_bytes", "eval_bytes")
+    never_of_builtin: ClassVar[tuple[str, ...]] = ("text_column",)
 
 
 @dataclass(frozen=True)
@@ -156,18 +67,6 @@ class TextSplits:
     eval: datasets.Dataset
     num_empty: int | None = None
     fingerprint: str | None = None
-
-
-@contextmanager
-def naming_faults(source: TextSource) -> Iterator[None]:
-    """Says of content that `datasets` cannot read, in one sentence, whose it is."""
-    try:
-        yield
-    except (DatasetGenerationError, pa.ArrowInvalid, UnicodeDecodeError) as error:
-        cause = " ".join(str(error.__cause__ or error).split()).rstrip(".")
-        raise ValueError(
-            f"{(source.data_files or source.dataset_name)!r} of task {source.name!r} cannot be read: {cause}."
-        ) from error
 
 
 def load_text(source: TextSource, columns: Sequence[str] = ()) -> TextSplits:
@@ -193,7 +92,7 @@ def load_text(source: TextSource, columns: Sequence[str] = ()) -> TextSplits:
     documents, num_empty = _drop_empty(_documents(source, columns), source)
     if source.names_eval_part:
         return TextSplits(documents, _eval_part(source, columns), num_empty)
-    held_out = _held_out(documents, source)
+    held_out = source.held_out(_places(documents))
     train, evaluated = (documents.select(np.flatnonzero(mask)) for mask in (~held_out, held_out))
     return TextSplits(train, evaluated, num_empty)
 
@@ -211,7 +110,7 @@ def load_held_out(source: TextSource) -> datasets.Dataset:
         `datasets.Dataset`: One column, `text`.
 
     Raises:
-        `ValueError`: As [`load_text`]; also for a stream without `num_eval_samples`.
+        `ValueError`: As [`load_text`].
     """
     if source.builtin is not None:
         return load_text(source).eval
@@ -219,21 +118,10 @@ def load_held_out(source: TextSource) -> datasets.Dataset:
         return _eval_part(source, ())
     if source.eval_fraction is not None:
         return load_text(source).eval
-    if source.streaming and source.num_eval_samples is None:
-        raise ValueError(f"Task {source.name!r} streams text to evaluate on and must say num_eval_samples.")
     return _first(_documents(source, ()), source)
 
 
 def _load_stream(source: TextSource, columns: Sequence[str]) -> TextSplits:
-    if source.eval_fraction is not None:
-        raise ValueError(
-            f"eval_fraction of task {source.name!r} needs all documents: with streaming give num_eval_samples."
-        )
-    if not source.names_eval_part and source.num_eval_samples is None:
-        raise ValueError(
-            f"Task {source.name!r} streams and must name its held-out part by eval_split, eval_data_files or "
-            "num_eval_samples."
-        )
     documents = _documents(source, columns).filter(_is_not_empty, input_columns="text")
     if source.names_eval_part:
         return TextSplits(documents, _eval_part(source, columns))
@@ -257,27 +145,14 @@ def _first(documents: Any, source: TextSource) -> datasets.Dataset:
 
 def _documents(source: TextSource, columns: Sequence[str], *, held_out: bool = False) -> Any:
     """One part as a dataset with the column `text` and further ones."""
-    files = source.eval_data_files if held_out and source.eval_data_files is not None else source.data_files
-    if files is not None:
-        documents = _from_files(source, [files] if isinstance(files, str) else list(files))
-    else:
-        documents = datasets.load_dataset(
-            source.dataset_name,
-            source.dataset_config_name,
-            split=source.eval_split if held_out and source.eval_split else source.split,
-            revision=source.revision,
-            streaming=source.streaming,
-        )
+    documents = source.read(lambda paths: _from_files(source, paths), held_out=held_out)
     return _text_column(documents, source, columns)
 
 
-def _from_files(source: TextSource, patterns: Sequence[str]) -> Any:
-    paths = [path for pattern in patterns for path in _expand(pattern, source)]
+def _from_files(source: TextSource, paths: Sequence[str]) -> Any:
     kinds = sorted({_BUILDERS.get(_extension(path), "text") for path in paths})
     if len(kinds) > 1:
-        raise ValueError(
-            f"data_files {list(patterns)} of task {source.name!r} mixes {' and '.join(kinds)} files: give one kind."
-        )
+        raise ValueError(f"data_files of task {source.name!r} mixes {' and '.join(kinds)} files: give one kind.")
     builder = kinds[0]
     options = {"sample_by": "document"} if builder == "text" else {}
     for path in paths:
@@ -288,15 +163,6 @@ def _from_files(source: TextSource, patterns: Sequence[str]) -> Any:
         else:
             _check_encoding(path, builder)
     return datasets.load_dataset(builder, data_files=paths, split="train", streaming=source.streaming, **options)
-
-
-def _expand(pattern: str, source: TextSource) -> list[str]:
-    if "://" in pattern:
-        return [pattern]
-    paths = sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file())
-    if not paths:
-        raise ValueError(f"data_files {pattern!r} of task {source.name!r} matches no file.")
-    return paths
 
 
 def _extension(path: str) -> str:
@@ -384,25 +250,10 @@ def _drop_empty(documents: datasets.Dataset, source: TextSource) -> tuple[datase
     return found, num_empty
 
 
-def _held_out(documents: datasets.Dataset, source: TextSource) -> np.ndarray:
-    """A mask: documents whose hash is below the fraction, or the `num_eval_samples` smallest hashes."""
-    hashed = documents.map(_hash, input_columns="text", remove_columns="text", desc="Choosing held-out documents")
-    places = np.asarray(hashed.with_format("numpy")["place"][:])
-    fraction = source.eval_fraction if source.eval_fraction is not None else DEFAULT_EVAL_FRACTION
-    number = source.num_eval_samples
-    if number is None:
-        limit = max(fraction, float(places.min()))
-    else:
-        limit = float(np.sort(places)[min(number, len(places)) - 1])
-    mask = places <= limit
-    if mask.all():
-        raise ValueError(
-            f"Task {source.name!r} has too few different documents ({len(documents)}) to hold some out: name "
-            "eval_data_files or eval_split."
-        )
-    return mask
+def _places(documents: datasets.Dataset) -> np.ndarray:
+    placed = documents.map(_place, input_columns="text", remove_columns="text", desc="Choosing held-out documents")
+    return np.asarray(placed.with_format("numpy")["place"][:])
 
 
-def _hash(text: str) -> dict[str, float]:
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return {"place": int.from_bytes(digest, "big") / 2**64}
+def _place(text: str) -> dict[str, float]:
+    return {"place": place(text.encode())}

@@ -179,10 +179,9 @@ def _text_faces() -> list[Path]:
 
 
 def _glyph(path: Path, letter: str, draw: np.ndarray) -> np.ndarray:
-    """A letter of 20 to 27 pixels, moved by up to 3 pixels, in a light colour on a dark one or the other way round."""
+    """A letter of 20 to 27 pixels, moved by up to 3 pixels, in a light colour on a dark one."""
     font = _font(path, 20 + int(draw[0] % 8))
-    dark, light = [int(n) for n in draw[1:4] % 96], [int(n) for n in 255 - draw[4:7] % 96]
-    paper, ink = (dark, light) if draw[0] & 8 else (light, dark)
+    paper, ink = [int(n) for n in draw[1:4] % 64], [int(n) for n in 255 - draw[4:7] % 64]
     image = Image.new("RGB", (SIZE, SIZE), tuple(paper))
     middle = (SIZE / 2 + int(draw[7] % 7) - 3, SIZE / 2 + int(draw[7] // 7 % 7) - 3)
     left, top, right, bottom = font.getbbox(letter)

@@ -10,22 +10,17 @@ a 95 % interval of that median. Above 1, the recipe was the faster one.
 """
 
 import argparse
-import multiprocessing
-import os
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-from overhead import clock_of, round_order, spread
+from turns import measure, spread
 
 RECIPE = Path(__file__).parent.parent / "mae-digits-glyphs-photos" / "infinite.yaml"
 RUNNERS = ("plain loop", "recipe")
-UNCOUNTED = 10
 
 
-def recipe(steps, clock):
+def recipe(steps, turns):
     """The recipe with one task and without evaluation, logs every 10 steps."""
     from hf_infinite_lr.recipe import load_recipe
 
@@ -43,11 +38,12 @@ def recipe(steps, clock):
             "output_dir": folder,
         }
         trainer = load_recipe(RECIPE, [f"--{key}={value}" for key, value in changes.items()]).trainer()
-        trainer.add_callback(clock)
+        trainer.add_callback(turns.callback())
+        turns.ready.wait()
         trainer.train()
 
 
-def plain_loop(steps, clock):
+def plain_loop(steps, turns):
     """The same work by hand: order, decoding, normalisation, masks, clipping and AdamW."""
     from io import BytesIO
 
@@ -70,7 +66,8 @@ def plain_loop(steps, clock):
     rates = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
     images = load_pictures("glyphs").train.cast_column("image", ImageFeature(decode=False))
     order = torch.randperm(len(images)).tolist()
-    clock.wait()
+    turns.ready.wait()
+    turns.wait()
     for step in range(steps):
         rows = [order[(step * size + place) % len(order)] for place in range(size)]
         decoded = [Image.open(BytesIO(found["bytes"])).convert("RGB") for found in images[rows]["image"]]
@@ -83,42 +80,23 @@ def plain_loop(steps, clock):
         optimizer.zero_grad()
         if step % 10 == 9:
             loss.item()
-        clock.end_step(step + 1)
+        turns.step_done()
 
 
-def work(place, turns, ready, steps, results):
-    """One process, which works whenever it is its turn."""
-    clock = clock_of(place, turns, steps, RUNNERS)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 1)
-        ready.wait()
-        (plain_loop, recipe)[place](steps, clock)
-    results.put((place, clock.seconds))
-
-
-def measure(steps):
-    """Seconds of every step: runner -> list, the first steps left out."""
-    spawn = multiprocessing.get_context("spawn")
-    turns, ready, results = [spawn.Semaphore(0) for _ in RUNNERS], spawn.Barrier(len(RUNNERS)), spawn.Queue()
-    turns[round_order(steps, RUNNERS)[0][1]].release()
-    processes = [
-        spawn.Process(target=work, args=(place, turns, ready, steps, results), daemon=True)
-        for place in range(len(RUNNERS))
-    ]
-    for process in processes:
-        process.start()
-    seconds = dict(results.get() for _ in processes)
-    for process in processes:
-        process.join()
-    return {runner: seconds[place][UNCOUNTED:] for place, runner in enumerate(RUNNERS)}
+def work(runner, turns, steps):
+    """One process, which works whenever it is its turn; seconds of every step."""
+    (plain_loop if runner == "plain loop" else recipe)(steps, turns)
+    return turns.counted()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=100)
-    seconds = measure(parser.parse_args().steps)
+    steps = parser.parse_args().steps
+    seconds = measure(work, RUNNERS, steps, steps)
     for runner, values in seconds.items():
         print(f"{runner}: median step {1000 * statistics.median(values):.1f} ms")
+    print(f"{len(seconds['recipe'])} rounds")
     print(f"recipe / plain loop, images per second: {spread(seconds['plain loop'], seconds['recipe'])}")
 
 

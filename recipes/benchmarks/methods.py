@@ -13,14 +13,14 @@ alone; the latter is counted apart, in seconds.
 
 import argparse
 import multiprocessing
-import os
-import random
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
-BLOCK, BATCH, FIRST_TASK, UNCOUNTED = 128, 16, 3, 5
+from turns import measure, spread
+
+BLOCK, BATCH, FIRST_TASK = 128, 16, 3
 SAMPLES = 64
 RUNNERS = {
     "fine-tuning": {},
@@ -35,50 +35,31 @@ RUNNERS = {
 }
 
 
-def round_order(steps):
-    """All turns as (step, runner), each round in an order of its own."""
-    draw = random.Random(0)
-    return [(step, place) for step in range(steps) for place in draw.sample(range(len(RUNNERS)), len(RUNNERS))]
-
-
 def memory(field):
     """A line of /proc/self/status in MiB: VmRSS now, or VmHWM at its peak."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) / 1024
 
 
-def clock_of(place, turns, alone, steps):
-    """A callback that gives its turn to the next in the round's order at the end of each step of the second task."""
+def clock_of(turns, alone):
+    """A callback: each step of the second task is a turn, and what comes before it one process does at a time."""
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
-        def __init__(self):
-            self.seconds, self.order = [], round_order(steps)
-
         def on_train_begin(self, args, state, control, **kwargs):
             alone.acquire()
 
         def on_step_end(self, args, state, control, **kwargs):
-            done = state.global_step - FIRST_TASK
-            if done == 0:
+            if state.global_step == FIRST_TASK:
                 self.since = time.perf_counter()  # what comes now is done once, between the tasks
-            if done > 0:
-                self.seconds.append(time.perf_counter() - self.since)
-                at = self.order.index((done - 1, place))
-                if at + 1 < len(self.order):
-                    turns[self.order[at + 1][1]].release()
-                if done < steps:
-                    self.wait()
+            if state.global_step > FIRST_TASK:
+                turns.step_done()
 
         def on_step_begin(self, args, state, control, **kwargs):
             if state.global_step == FIRST_TASK:
                 self.between = time.perf_counter() - self.since
                 alone.release()
-                self.wait()
-
-        def wait(self):
-            turns[place].acquire()
-            self.since = time.perf_counter()
+                turns.wait()
 
     return Clock()
 
@@ -118,61 +99,33 @@ def trainer_of(settings, steps, folder):
     return ContinualTrainer(model=model, args=args, train_dataset=tasks, data_collator=causal_lm_collator)
 
 
-def work(place, turns, alone, ready, steps, results):
+def work(runner, turns, alone, steps):
     """One process: builds its trainer, then trains whenever it is its turn."""
-    settings = list(RUNNERS.values())[place]
-    clock = clock_of(place, turns, alone, steps)
-    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
-        trainer = trainer_of(settings, steps, folder)
+    clock = clock_of(turns, alone)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainer_of(RUNNERS[runner], steps, folder)
         # Ours comes after the one that works between the tasks.
         trainer.add_callback(clock)
-        os.dup2(nowhere.fileno(), 1)
-        os.dup2(nowhere.fileno(), 2)
         before = memory("VmRSS")
-        ready.wait()
+        turns.ready.wait()
         trainer.train()
     weights = sum(weight.numel() * weight.element_size() for weight in trainer.model.parameters()) / 2**20
-    results.put((place, clock.seconds, clock.between, memory("VmHWM") - before, weights))
-
-
-def measure(steps):
-    """What each process has measured, by runner."""
-    spawn = multiprocessing.get_context("spawn")
-    turns, alone = [spawn.Semaphore(0) for _ in RUNNERS], spawn.Lock()
-    ready, results = spawn.Barrier(len(RUNNERS)), spawn.Queue()
-    turns[round_order(steps)[0][1]].release()
-    processes = [
-        spawn.Process(target=work, args=(place, turns, alone, ready, steps, results), daemon=True)
-        for place in range(len(RUNNERS))
-    ]
-    for process in processes:
-        process.start()
-    found = sorted(results.get() for _ in processes)
-    for process in processes:
-        process.join()
-    return dict(zip(RUNNERS, (rest for _, *rest in found), strict=True))
-
-
-def spread(slower, faster):
-    """The median ratio with the interval that holds the true median in 95 of 100 cases (order statistics)."""
-    ratios = sorted(a / b for a, b in zip(slower[UNCOUNTED:], faster[UNCOUNTED:], strict=True))
-    half, middle = round(0.98 * len(ratios) ** 0.5), len(ratios) // 2
-    low, high = ratios[max(middle - half, 0)], ratios[min(middle + half, len(ratios) - 1)]
-    return f"{statistics.median(ratios):.3f} ({low:.3f} to {high:.3f})"
+    return turns.counted(), clock.between, memory("VmHWM") - before, weights
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=150)
-    found = measure(parser.parse_args().steps)
+    steps = parser.parse_args().steps
+    found = measure(work, list(RUNNERS), steps, multiprocessing.get_context("spawn").Lock(), steps)
     seconds, once, peak, weights = found["fine-tuning"]
-    step = 1000 * statistics.median(seconds[UNCOUNTED:])
+    step = 1000 * statistics.median(seconds)
     print(f"fine-tuning: {step:.1f} ms a step, peak {peak:.1f} MiB above the start, weights {weights:.1f} MiB")
-    print(f"importance on {SAMPLES} samples; medians over {len(seconds) - UNCOUNTED} rounds\n")
-    print(f"{'':18} {'time of a step / fine-tuning':32} {'peak memory':>18} {'between tasks':>14}")
+    print(f"importance on {SAMPLES} samples; medians over {len(seconds)} rounds\n")
+    print(f"{'':18} {'time of a step / fine-tuning':40} {'peak memory':>18} {'between tasks':>14}")
     for runner, (times, between, high, _) in list(found.items())[1:]:
         more = f"{high - peak:+.1f} MiB"
-        print(f"{runner:18} {spread(times, seconds):32} {more:>18} {between - once:>+12.2f} s")
+        print(f"{runner:18} {spread(times, seconds, digits=3):40} {more:>18} {between - once:>+12.2f} s")
 
 
 if __name__ == "__main__":

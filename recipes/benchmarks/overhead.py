@@ -10,51 +10,13 @@ ContinualTrainer (or the stream of more tasks) was the faster one.
 """
 
 import argparse
-import multiprocessing
-import os
-import random
 import statistics
 import tempfile
-import time
 
-BLOCK, BATCH, UNCOUNTED = 128, 16, 10
+from turns import measure, spread
+
+BLOCK, BATCH = 128, 16
 RUNNERS = ("stock", 1, 10, 1000)
-
-
-def clock_of(place, turns, steps, runners=RUNNERS):
-    """A callback that gives its turn to the next in the round's order at the end of each step."""
-    from transformers import TrainerCallback
-
-    class Clock(TrainerCallback):
-        def __init__(self):
-            self.seconds = []
-            self.order = round_order(steps, runners)
-
-        def on_train_begin(self, args, state, control, **kwargs):
-            self.wait()
-
-        def on_step_end(self, args, state, control, **kwargs):
-            self.end_step(state.global_step)
-
-        def end_step(self, step):
-            self.seconds.append(time.perf_counter() - self.since)
-            at = self.order.index((step - 1, place))
-            if at + 1 < len(self.order):
-                turns[self.order[at + 1][1]].release()
-            if step < steps:
-                self.wait()
-
-        def wait(self):
-            turns[place].acquire()
-            self.since = time.perf_counter()
-
-    return Clock()
-
-
-def round_order(steps, runners=RUNNERS):
-    """All turns as (step, runner), each round in an order of its own."""
-    draw = random.Random(0)
-    return [(step, place) for step in range(steps) for place in draw.sample(range(len(runners)), len(runners))]
 
 
 def data_and_model(steps):
@@ -106,51 +68,25 @@ def trainer_of(runner, data, model, folder, steps, clock):
     return ContinualTrainer(args=args, train_dataset={f"task-{n}": data for n in range(runner)}, **shared)
 
 
-def work(place, turns, ready, steps, results):
-    """One process: builds its trainer, then trains whenever it is its turn."""
+def work(runner, turns, steps):
+    """One process: builds its trainer, then trains whenever it is its turn; seconds of every step."""
     data, model = data_and_model(steps)
-    clock = clock_of(place, turns, steps)
-    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
-        trainer = trainer_of(RUNNERS[place], data, model, folder, steps, clock)
-        os.dup2(nowhere.fileno(), 1)
-        ready.wait()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainer_of(runner, data, model, folder, steps, turns.callback())
+        turns.ready.wait()
         trainer.train()
-    results.put((place, clock.seconds))
-
-
-def measure(steps):
-    """Seconds of every step: runner -> list, the first steps left out."""
-    spawn = multiprocessing.get_context("spawn")
-    turns, ready, results = [spawn.Semaphore(0) for _ in RUNNERS], spawn.Barrier(len(RUNNERS)), spawn.Queue()
-    turns[round_order(steps)[0][1]].release()
-    processes = [
-        spawn.Process(target=work, args=(place, turns, ready, steps, results), daemon=True)
-        for place in range(len(RUNNERS))
-    ]
-    for process in processes:
-        process.start()
-    seconds = dict(results.get() for _ in processes)
-    for process in processes:
-        process.join()
-    return {runner: seconds[place][UNCOUNTED:] for place, runner in enumerate(RUNNERS)}
-
-
-def spread(slower, faster):
-    """The median ratio with the interval that holds the true median in 95 of 100 cases (order statistics)."""
-    ratios = sorted(a / b for a, b in zip(slower, faster, strict=True))
-    half = round(0.98 * len(ratios) ** 0.5)
-    middle = len(ratios) // 2
-    low, high = ratios[max(middle - half, 0)], ratios[min(middle + half, len(ratios) - 1)]
-    return f"median {statistics.median(ratios):.4f}   95 % interval {low:.4f} to {high:.4f}   ({len(ratios)} rounds)"
+    return turns.counted()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=200)
-    seconds = measure(parser.parse_args().steps)
+    steps = parser.parse_args().steps
+    seconds = measure(work, RUNNERS, steps, steps)
     for runner, values in seconds.items():
         name = "stock Trainer" if runner == "stock" else f"ContinualTrainer, {runner} task(s)"
         print(f"{name}: median step {1000 * statistics.median(values):.1f} ms")
+    print(f"{len(seconds['stock'])} rounds")
     print(f"ContinualTrainer / stock Trainer, steps per second: {spread(seconds['stock'], seconds[1])}")
     for tasks in RUNNERS[2:]:
         print(f"{tasks} tasks / 1 task, steps per second: {spread(seconds[1], seconds[tasks])}")

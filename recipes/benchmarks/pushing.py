@@ -20,9 +20,8 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "tests")]
 
-from overhead import BATCH, common, data_and_model, spread  # noqa: E402
-
-UNCOUNTED = 10
+from overhead import BATCH, common, data_and_model  # noqa: E402
+from turns import UNCOUNTED, spread  # noqa: E402
 
 
 def serve(bytes_per_second, endpoint, done):

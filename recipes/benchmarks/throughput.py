@@ -11,50 +11,15 @@ products within attention are not counted. Bars on CPU: 0.99 of stock Trainer an
 """
 
 import argparse
-import contextlib
 import datetime
-import multiprocessing
-import os
 import platform
-import random
 import statistics
 import tempfile
 import time
 
-UNCOUNTED = 10
+from turns import measure, spread
+
 RUNNERS = ("ContinualTrainer", "stock Trainer", "hand-written loop")
-
-
-class Turns:
-    """Lets one runner at a time make a step, in an order that is drawn anew for each round.
-
-    Args:
-        place: Which runner this is.
-        semaphores: One for each runner, shared by all processes.
-        steps: Steps of each.
-    """
-
-    def __init__(self, place, semaphores, steps):
-        draw = random.Random(0)
-        places = range(len(RUNNERS))
-        self.order = [(step, one) for step in range(steps) for one in draw.sample(places, len(RUNNERS))]
-        self.place, self.semaphores, self.steps, self.seconds = place, semaphores, steps, []
-
-    def wait(self):
-        self.semaphores[self.place].acquire()
-        self.since = time.perf_counter()
-
-    def step_done(self):
-        import torch
-
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.seconds.append(time.perf_counter() - self.since)
-        at = self.order.index((len(self.seconds) - 1, self.place))
-        if at + 1 < len(self.order):
-            self.semaphores[self.order[at + 1][1]].release()
-        if len(self.seconds) < self.steps:
-            self.wait()
 
 
 def language_model(size):
@@ -123,6 +88,7 @@ def train_by_hand(model, batch, turns, steps, options):
     model = model.to(options.device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 10))
+    turns.ready.wait()
     turns.wait()
     for step in range(steps):
         inputs = {name: value.to(options.device) for name, value in batch.items()}
@@ -135,6 +101,8 @@ def train_by_hand(model, batch, turns, steps, options):
         optimizer.zero_grad()
         if step % 10 == 9:
             loss.item()
+        if options.device == "cuda":
+            torch.cuda.synchronize()
         turns.step_done()
 
 
@@ -144,16 +112,14 @@ def train_with(runner, model, batch, turns, steps, options, folder):
 
     from hf_infinite_lr import ContinualTrainer, ContinualTrainingArguments
 
-    class Clock(TrainerCallback):
-        def on_train_begin(self, args, state, control, **kwargs):
-            turns.wait()
-
+    class Synchronise(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
-            turns.step_done()
+            if options.device == "cuda":
+                torch.cuda.synchronize()
 
     options.batch = len(next(iter(batch.values())))
     rows = torch.utils.data.TensorDataset(torch.zeros(options.batch * (steps + 10)))
-    shared = {"model": model, "data_collator": lambda _: dict(batch), "callbacks": [Clock()]}
+    shared = {"model": model, "data_collator": lambda _: dict(batch), "callbacks": [Synchronise(), turns.callback()]}
     common = arguments_of(folder, steps, options)
     if runner == "stock Trainer":
         trainer = Trainer(args=TrainingArguments(**common), train_dataset=rows, **shared)
@@ -162,41 +128,22 @@ def train_with(runner, model, batch, turns, steps, options, folder):
         own = {"lr_scheduler_kwargs": schedule, "evaluate_on": "none", "release": "none", "warmup_steps": 10}
         args = ContinualTrainingArguments(**common, **own)
         trainer = ContinualTrainer(args=args, train_dataset={"one": rows}, **shared)
+    turns.ready.wait()
     trainer.train()
 
 
-def work(place, semaphores, ready, results, steps, options):
-    """One process: makes the model, then trains whenever it is its turn."""
+def work(runner, turns, options):
+    """One process: makes the model, then trains whenever it is its turn; seconds of every step."""
     import torch
 
     torch.manual_seed(0)
     model, batch, _, _ = MODELS[options.model][0](options.size)
-    turns = Turns(place, semaphores, steps)
-    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 1)
-        with contextlib.redirect_stderr(nowhere):
-            ready.wait()
-            if RUNNERS[place] == "hand-written loop":
-                train_by_hand(model, batch, turns, steps, options)
-            else:
-                train_with(RUNNERS[place], model, batch, turns, steps, options, folder)
-    results.put((RUNNERS[place], turns.seconds))
-
-
-def measure(options):
-    """Seconds of every step: runner -> list, the first steps left out."""
-    spawn = multiprocessing.get_context("spawn")
-    semaphores = [spawn.Semaphore(0) for _ in RUNNERS]
-    ready, results = spawn.Barrier(len(RUNNERS)), spawn.Queue()
-    semaphores[Turns(0, semaphores, options.steps).order[0][1]].release()
-    shared = (semaphores, ready, results, options.steps, options)
-    workers = [spawn.Process(target=work, args=(place, *shared), daemon=True) for place in range(len(RUNNERS))]
-    for worker in workers:
-        worker.start()
-    seconds = dict(results.get() for _ in workers)
-    for worker in workers:
-        worker.join()
-    return {runner: seconds[runner][UNCOUNTED:] for runner in RUNNERS}
+    if runner == "hand-written loop":
+        train_by_hand(model, batch, turns, options.steps, options)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            train_with(runner, model, batch, turns, options.steps, options, folder)
+    return turns.counted()
 
 
 def ceiling(device):
@@ -214,14 +161,6 @@ def ceiling(device):
                 torch.cuda.synchronize()
             best = max(best, 2 * size**3 / (time.perf_counter() - started))
     return best
-
-
-def spread(ratios):
-    """The median with the interval that holds the true median in 95 of 100 cases (order statistics)."""
-    ratios = sorted(ratios)
-    half, middle = round(0.98 * len(ratios) ** 0.5), len(ratios) // 2
-    low, high = ratios[max(middle - half, 0)], ratios[min(middle + half, len(ratios) - 1)]
-    return f"{statistics.median(ratios):.4f}   95 % interval {low:.4f} to {high:.4f}   ({len(ratios)} rounds)"
 
 
 def main():
@@ -244,14 +183,13 @@ def main():
     print(
         f"{today}: ceiling {top / 1e9:.0f} GFLOP/s ({torch.get_num_threads()} threads), {flops / 1e9:.1f} GFLOP a step"
     )
-    seconds = measure(options)
+    seconds = measure(work, RUNNERS, options.steps, options)
     for runner, values in seconds.items():
         step = statistics.median(values)
         print(f"{runner}: {units / step:,.0f} {unit} a second, MFU {flops / step / top:.1%}")
-    ours = seconds["ContinualTrainer"]
+    print(f"{len(seconds['ContinualTrainer'])} rounds")
     for runner, bar in (("stock Trainer", 0.99), ("hand-written loop", 0.95)):
-        ratios = [other / own for own, other in zip(ours, seconds[runner], strict=True)]
-        print(f"ContinualTrainer / {runner}: {spread(ratios)}   (bar: {bar})")
+        print(f"ContinualTrainer / {runner}: {spread(seconds[runner], seconds['ContinualTrainer'])}   (bar: {bar})")
 
 
 if __name__ == "__main__":
