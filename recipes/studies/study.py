@@ -57,7 +57,7 @@ class Study:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         quick = options.quick
-        self.path = OUT / "quick" / f"{options.study}.json" if quick else HERE / f"{options.study}.json"
+        self.path = (options.folder or (OUT / "quick" if quick else HERE)) / f"{options.study}.json"
         self.records = records.read(self.path)
         self.commit = commit(quick=quick)
         self.max_bytes = 400_000 if quick else 4_000_000
@@ -118,6 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tables", nargs="+", choices=list(TABLES))
     parser.add_argument("--arms", nargs="+", help="of each table; all by default")
     parser.add_argument("--seeds", type=int, nargs="+", help="as many as each table has by default")
+    parser.add_argument("--folder", type=Path, help="of the JSON, if not this one")
     parser.add_argument("--quick", action="store_true", help="a few updates, into out/studies/quick")
     os.environ["OMP_NUM_THREADS"] = "1"  # read by the processes that train
     study = Study(parser.parse_args(argv))
