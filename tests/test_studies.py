@@ -92,7 +92,7 @@ def test_both_schedules_have_the_same_trials_and_the_arms_their_best(name):
     for table in {run["table"] for run in found["runs"]}:
         searched = arms.TABLES[table].searched or table
         trials = [trial for trial in found["search"] if trial["table"] == searched]
-        assert Counter(trial["schedule"] for trial in trials) == {"infinite": 12, "cosine_rewarm": 12}
+        assert Counter(trial["schedule"] for trial in trials) == {"infinite": 8, "cosine_rewarm": 8}
         assert {trial["seed"] for trial in trials} == {arms.SEARCH_SEED}
         expected = arms.arms(records.best(found, searched), arms.TABLES[table].task_steps)
         for run in found["runs"]:

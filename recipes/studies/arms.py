@@ -45,7 +45,7 @@ class Table:
 METRICS = {"lm": "bits_per_byte", "mae": "linear_accuracy"}
 SEARCH_SEED = 1000
 
-_RATES = {"lm": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2), "mae": (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3)}
+_RATES = {"lm": (2e-3, 4e-3, 8e-3, 1.6e-2), "mae": (5e-4, 1e-3, 2e-3, 4e-3)}
 _OWN_KNOB = {"infinite": ("constant_lr_ratio", (0.3, 0.75)), "cosine_rewarm": ("min_lr_ratio", (0.1, 0.01))}
 
 
@@ -136,18 +136,18 @@ TABLES = {
         "lm",
         "three",
         0.0,
-        200,
+        160,
         "Language models, three tasks, no replay",
         more=("cosine_no_warmup", "cosine_2_warmup"),
     ),
-    "lm-replay": Table("lm", "three", 0.05, 200, "Language models, three tasks, 5 % replay"),
-    "lm-ten": Table("lm", "ten", 0.0, 60, "Language models, ten tasks at the same total, no replay"),
+    "lm-replay": Table("lm", "three", 0.05, 160, "Language models, three tasks, 5 % replay"),
+    "lm-ten": Table("lm", "ten", 0.0, 48, "Language models, ten tasks at the same total, no replay"),
     "lm-weak": Table(
-        *("lm", "same", 0.0, 200, "Language models, three tasks of one distribution, no replay"),
+        *("lm", "same", 0.0, 160, "Language models, three tasks of one distribution, no replay"),
         searched="lm-no-replay",
         only=("infinite", "cosine_rewarm", "cosine_half_peaks", "joint_infinite", "joint_cosine"),
     ),
-    "mae-no-replay": Table("mae", "three", 0.0, 200, "Masked autoencoders, three tasks, no replay"),
-    "mae-replay": Table("mae", "three", 0.05, 200, "Masked autoencoders, three tasks, 5 % replay"),
-    "mae-ten": Table("mae", "ten", 0.0, 60, "Masked autoencoders, ten tasks at the same total, no replay"),
+    "mae-no-replay": Table("mae", "three", 0.0, 160, "Masked autoencoders, three tasks, no replay"),
+    "mae-replay": Table("mae", "three", 0.05, 160, "Masked autoencoders, three tasks, 5 % replay"),
+    "mae-ten": Table("mae", "ten", 0.0, 48, "Masked autoencoders, ten tasks at the same total, no replay"),
 }

@@ -206,6 +206,27 @@ def figures(results: Results) -> dict[str, str]:
     return {study: f"{titles[study]}: {caption}" for study in STUDIES if results.found[study]["runs"]}
 
 
+_EXTRACT = ("infinite", "cosine_rewarm", "cosine_half_peaks", "warmup_stable_decay", "joint_infinite")
+
+
+def extract(results: Results) -> str:
+    """The short form of the tables for the README of the project."""
+    lines = [
+        f"| final average | {' | '.join(LABELS[arm] for arm in _EXTRACT)} | `infinite` against `cosine_rewarm` |",
+        "|---" * (len(_EXTRACT) + 2) + "|",
+    ]
+    for name, table in TABLES.items():
+        difference = results.difference(Comparison((name, "infinite"), (name, "cosine_rewarm")))
+        if difference is None:
+            continue
+        runs = [list(results.runs(name, arm).values()) for arm in _EXTRACT]
+        means = [number(fmean(measure(run, AVERAGE) for run in own)) if own else "" for own in runs]
+        unit = _UNITS[runs[0][0]["metric"]].split(",")[0]
+        words = f"**{difference.word()}**, {interval(difference)}"
+        lines.append(f"| {table.title} ({unit}) | {' | '.join(means)} | {words} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     from picture import draw
 
