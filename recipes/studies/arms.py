@@ -140,7 +140,10 @@ TABLES = {
         "Language models, three tasks, no replay",
         more=("cosine_no_warmup", "cosine_2_warmup"),
     ),
-    "lm-replay": Table("lm", "three", 0.05, 160, "Language models, three tasks, 5 % replay"),
+    "lm-replay": Table(
+        *("lm", "three", 0.05, 160, "Language models, three tasks, 5 % replay"),
+        searched="lm-no-replay",
+    ),
     "lm-ten": Table("lm", "ten", 0.0, 48, "Language models, ten tasks at the same total, no replay"),
     "lm-weak": Table(
         *("lm", "same", 0.0, 160, "Language models, three tasks of one distribution, no replay"),
@@ -148,6 +151,9 @@ TABLES = {
         only=("infinite", "cosine_rewarm", "cosine_half_peaks", "joint_infinite", "joint_cosine"),
     ),
     "mae-no-replay": Table("mae", "three", 0.0, 160, "Masked autoencoders, three tasks, no replay"),
-    "mae-replay": Table("mae", "three", 0.05, 160, "Masked autoencoders, three tasks, 5 % replay"),
+    "mae-replay": Table(
+        *("mae", "three", 0.05, 160, "Masked autoencoders, three tasks, 5 % replay"),
+        searched="mae-no-replay",
+    ),
     "mae-ten": Table("mae", "ten", 0.0, 48, "Masked autoencoders, ten tasks at the same total, no replay"),
 }

@@ -70,7 +70,7 @@ STREAMS = {
         "ten": [Slice(f"glyphs-{number}", "glyphs", classes=number) for number in range(10)],
     },
 }
-_DOCUMENTS = {"three": 48, "same": 48, "ten": 16}
+_DOCUMENTS = {"three": 32, "same": 32, "ten": 12}
 
 
 def entries(study: str, stream: str, purpose: str, folder: Path, max_bytes: int) -> list[dict[str, str]]:

@@ -14,7 +14,6 @@ from unittest.mock import patch
 import datasets
 import transformers
 from arms import FROM_THE_FLOOR, METRICS
-from safetensors.torch import load_model
 from transformers import PrinterCallback, TrainerCallback
 
 from hf_infinite_lr.config import replay_settings
@@ -109,7 +108,8 @@ def _trunk_scores(trainer: ContinualTrainer, folder: Path, metric: str) -> list[
     last = trainer.plan.tasks[-1]
     if last.branch_step is None:
         return None
-    load_model(trainer.model, folder / "trunk" / last.directory / "model.safetensors")
+    trunk = type(trainer.model).from_pretrained(folder / "trunk" / last.directory)
+    trainer.model.load_state_dict(trunk.state_dict())
     found = {}
     for column in trainer.columns:
         scores = trainer.evaluate(trainer.eval_dataset[column], metric_key_prefix="trunk")
