@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 
 import pytest
 
+from hf_infinite_lr.construction import schedule_from_arguments
 from hf_infinite_lr.schedules import cosine_rewarm
 
 STUDIES = Path(__file__).parent.parent / "recipes" / "studies"
@@ -16,6 +17,7 @@ sys.path.insert(0, str(STUDIES))
 
 import arms  # noqa: E402
 import claims  # noqa: E402
+import open_end  # noqa: E402
 import page  # noqa: E402
 import records  # noqa: E402
 import results  # noqa: E402
@@ -207,6 +209,17 @@ def test_slices_of_ten_tasks_share_no_row():
     rows = slices.Dataset.from_dict({"label": list(range(25)), "source": ["scipy/a"] * 25})
     picked = [label for part in slices.STREAMS["mae"]["ten"] for label in part.of(rows)["label"][:]]
     assert sorted(picked) == list(range(25))
+
+
+def test_open_end_counts_as_the_plans_of_runs_do():
+    lengths = [100] * 4
+    for budget in ("within", "extra"):
+        kwargs = {"num_anneal_steps": arms.ANNEALING}
+        schedule = schedule_from_arguments(
+            "infinite", task_steps=lengths, learning_rate=1.0, warmup_steps=5, kwargs=kwargs, anneal_budget=budget
+        )
+        served = [branch.end_step / 100 for branch in schedule.branch_points]
+        assert open_end.updates()[f"`infinite`, `anneal_budget: {budget}`"][:2] == pytest.approx(served[2:])
 
 
 # ---- The machinery ------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ No number on it is typed, and no word of a verdict: a test makes the page again 
 from collections.abc import Iterator
 from statistics import fmean
 
+import open_end
 import records
 from arms import LABELS, SEARCH_SEED, TABLES, grid
 from claims import AVERAGE, CLAIMS, LEARNED, LOST, Comparison
@@ -177,6 +178,14 @@ def page(results: Results) -> str:
         f"On par means within {margins}.",
         "",
         *claim_lines(results),
+        "## The open end",
+        "",
+        "Three tasks are known, a fourth arrives, and a decayed model is to be served after each. Updates spent, in "
+        "lengths of one task; arithmetic, not measured:",
+        "",
+        *open_end.lines(),
+        "What such models are worth after each task is the column *right after learning* of the tables.",
+        "",
         "## Search",
         "",
         f"The same number of trials for both schedules, on seed {SEARCH_SEED} and on data that no table uses.",
