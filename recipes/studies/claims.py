@@ -119,3 +119,16 @@ CLAIMS = (
         reason="needs a pre-trained model and benchmarks of a target domain",
     ),
 )
+
+QUESTIONS = {
+    "(a) Is `infinite` ahead of `cosine_rewarm`?": _each(_PRIMARY, "infinite", "cosine_rewarm"),
+    "(b) How far is each from joint training under its own schedule?": (
+        _each(_PRIMARY, "infinite", "joint_infinite") + _each(_PRIMARY, "cosine_rewarm", "joint_cosine")
+    ),
+    "(c) What do the updates of `anneal_budget: extra` buy?": (
+        _each(_PRIMARY, "infinite_extra", "infinite") + _each(_PRIMARY, "infinite_extra", "cosine_rewarm")
+    ),
+    "(d) What does a single decay at a known end buy?": _each(_PRIMARY, "warmup_stable_decay", "infinite"),
+    "(e) What does going back to the trunk buy?": _each(_PRIMARY, "infinite", "infinite_no_rewind"),
+}
+"""The questions of tier 1, over all primary tables; those with ten tasks are the question of many tasks."""

@@ -11,7 +11,7 @@ from statistics import fmean
 import open_end
 import records
 from arms import LABELS, SEARCH_SEED, TABLES, grid
-from claims import AVERAGE, CLAIMS, LEARNED, LOST, Comparison
+from claims import AVERAGE, CLAIMS, LEARNED, LOST, QUESTIONS, Comparison
 from results import HERE, MEASURES, STUDIES, Results, measure, read_results
 from verdicts import MARGINS, Difference
 
@@ -75,6 +75,21 @@ def _row(results: Results, table: str, arm: str) -> str:
         str(round(fmean(run["distinct_samples_on_path"] for run in runs))),
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def question_lines(results: Results) -> Iterator[str]:
+    """Every question with its answer in each table."""
+    for question, comparisons in QUESTIONS.items():
+        yield f"**{question}** Final average:"
+        yield ""
+        yield "| table | first | second | the first is better by | so the first is |"
+        yield "|---|---|---|---|---|"
+        for comparison in comparisons:
+            difference = results.difference(comparison)
+            if difference is not None:
+                table, sides = comparison.first[0], (LABELS[comparison.first[1]], LABELS[comparison.second[1]])
+                yield f"| `{table}` | {' | '.join(sides)} | {interval(difference)} | {difference.word()} |"
+        yield ""
 
 
 def claim_lines(results: Results) -> Iterator[str]:
@@ -148,6 +163,15 @@ def headline(results: Results) -> Iterator[str]:
                 f"- {table.title}: `infinite` against `cosine_rewarm` is **{difference.word()}**, "
                 f"{interval(difference)} {unit} over {difference.seeds} seeds."
             )
+
+
+def missing(results: Results) -> Iterator[str]:
+    """Which tables have not been run, or not whole."""
+    for name, table in TABLES.items():
+        counts = [len(results.runs(name, arm)) for arm in table.arms]
+        if min(counts) < table.seeds:
+            state = "not run" if not any(counts) else "not whole yet"
+            yield f"- {table.title} (`{name}`): **{state}**, {sum(counts)} of {table.seeds * len(counts)} runs."
     yield ""
 
 
@@ -165,11 +189,15 @@ def page(results: Results) -> str:
         "## In short",
         "",
         *headline(results),
+        *missing(results),
         "Positive differences mean that the first arm is better, whatever the metric. *Ahead* and *behind* mean that "
         "the 95 % interval excludes 0, *inconclusive* that it does not.",
         "",
         *(f"![{title}](figures/{study}.png)" for study, title in figures(results).items()),
         "",
+        "## Questions",
+        "",
+        *question_lines(results),
         "## Tables",
         "",
         *(line for name in TABLES for line in table_lines(results, name)),

@@ -70,7 +70,7 @@ STREAMS = {
         "ten": [Slice(f"glyphs-{number}", "glyphs", classes=number) for number in range(10)],
     },
 }
-_DOCUMENTS = {"three": 32, "same": 32, "ten": 12}
+_HELD_OUT = {"lm": {"three": 32, "same": 32, "ten": 12}, "mae": {"three": 300, "ten": 100}}  # at most, of a slice
 
 
 def entries(study: str, stream: str, purpose: str, folder: Path, max_bytes: int) -> list[dict[str, str]]:
@@ -91,7 +91,9 @@ def entries(study: str, stream: str, purpose: str, folder: Path, max_bytes: int)
         files = {"data_files": f"{path}-train.parquet", "eval_data_files": f"{path}-eval.parquet"}
         if not all(Path(file).exists() for file in files.values()):
             path.parent.mkdir(parents=True, exist_ok=True)
-            for file, rows in zip(files.values(), _parts(part, source, purpose, _DOCUMENTS[stream]), strict=True):
+            for file, rows in zip(
+                files.values(), _parts(part, source, purpose, _HELD_OUT[study][stream]), strict=True
+            ):
                 rows.to_parquet(file)
         found.append({"name": part.name, **files})
     return found
@@ -103,14 +105,15 @@ def _source(study: str, builtin: str, max_bytes: int):
     return load_corpus(builtin, max_bytes=max_bytes, eval_bytes=max_bytes // 4)
 
 
-def _parts(part: Slice, source, purpose: str, documents: int) -> Sequence[Dataset]:
+def _parts(part: Slice, source, purpose: str, most: int) -> Sequence[Dataset]:
     halves = part.of(source.train).train_test_split(test_size=_APART, seed=0)
     train, held_out = halves["train"], part.of(source.eval)
     if purpose == "search":
         searched = halves["test"].train_test_split(test_size=_APART, seed=0)
         train, held_out = searched["train"], searched["test"]
+    held_out = held_out.select(range(min(most, len(held_out))))
     if "text" in held_out.column_names:
-        held_out = held_out.select(range(min(documents, len(held_out)))).map(_middle, input_columns="text")
+        held_out = held_out.map(_middle, input_columns="text")
     return train, held_out
 
 
