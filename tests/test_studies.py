@@ -50,22 +50,27 @@ def test_page_has_its_pictures():
     assert len(named) == len(STUDIED)
 
 
-def test_headline_is_the_paired_difference_of_the_files():
+def test_short_form_is_the_paired_difference_of_the_files():
     text = (STUDIES / "README.md").read_text(encoding="utf-8")
+    checked = 0
     for name, table in arms.TABLES.items():
         runs = json.loads((STUDIES / f"{table.study}.json").read_text())["runs"] if table.study in STUDIED else []
         averages = {
-            arm: [fmean(run["matrix"][-1]) for run in runs if (run["table"], run["arm"]) == (name, arm)]
+            arm: {run["seed"]: fmean(run["matrix"][-1]) for run in runs if (run["table"], run["arm"]) == (name, arm)}
             for arm in ("infinite", "cosine_rewarm")
         }
-        if not runs or len(averages["infinite"]) != 5:
+        if len(averages["infinite"]) != 5:
             continue
         sign = 1 if table.study == "mae" else -1
-        differences = [sign * (one - other) for one, other in zip(*averages.values(), strict=True)]
+        differences = [sign * (averages["infinite"][seed] - averages["cosine_rewarm"][seed]) for seed in range(5)]
         half = T_4 * stdev(differences) / 5**0.5
         numbers = [fmean(differences), fmean(differences) - half, fmean(differences) + half]
-        line = next(line for line in text.splitlines() if line.startswith(f"- {table.title}"))
+        line = next(line for line in text.splitlines() if line.startswith(f"| {table.title}"))
         assert [float(number) for number in INTERVAL.search(line).groups()] == pytest.approx(numbers, abs=6e-4)
+        word = "ahead" if numbers[1] > 0 else "behind" if numbers[2] < 0 else "inconclusive"
+        assert f"- {table.title}: `infinite` against `cosine_rewarm` is **{word}** over 5 seeds." in text
+        checked += 1
+    assert checked
 
 
 def test_words_match_the_intervals_beside_them():

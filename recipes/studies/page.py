@@ -153,16 +153,29 @@ def cost_lines(results: Results) -> Iterator[str]:
     yield ""
 
 
-def headline(results: Results) -> Iterator[str]:
-    """The primary comparison of every table, as sentences."""
+_SHORT = ("infinite", "cosine_rewarm", "cosine_half_peaks", "warmup_stable_decay", "joint_infinite")
+
+
+def extract(results: Results) -> Iterator[str]:
+    """The primary comparison of every table, as it also stands in the README of the project."""
+    names = " | ".join(LABELS[arm] for arm in _SHORT)
+    yield f"| final average | {names} | `infinite` is better than `cosine_rewarm` by |"
+    yield "|---" * (len(_SHORT) + 2) + "|"
+    sentences = []
     for name, table in TABLES.items():
         difference = results.difference(Comparison((name, "infinite"), (name, "cosine_rewarm")))
-        if difference is not None:
-            unit = _UNITS[next(iter(results.runs(name, "infinite").values()))["metric"]].split(",")[0]
-            yield (
-                f"- {table.title}: `infinite` against `cosine_rewarm` is **{difference.word()}**, "
-                f"{interval(difference)} {unit} over {difference.seeds} seeds."
-            )
+        if difference is None:
+            continue
+        runs = [list(results.runs(name, arm).values()) for arm in _SHORT]
+        unit = _UNITS[runs[0][0]["metric"]].split(",")[0]
+        means = [number(fmean(measure(run, AVERAGE) for run in own)) if own else "" for own in runs]
+        yield f"| {table.title} ({unit}) | {' | '.join(means)} | {interval(difference)} |"
+        sentences.append(
+            f"- {table.title}: `infinite` against `cosine_rewarm` is **{difference.word()}** over "
+            f"{difference.seeds} seeds."
+        )
+    yield ""
+    yield from sentences
 
 
 def missing(results: Results) -> Iterator[str]:
@@ -188,7 +201,7 @@ def page(results: Results) -> str:
         "",
         "## In short",
         "",
-        *headline(results),
+        *extract(results),
         *missing(results),
         "Positive differences mean that the first arm is better, whatever the metric. *Ahead* and *behind* mean that "
         "the 95 % interval excludes 0, *inconclusive* that it does not.",
@@ -241,27 +254,6 @@ def figures(results: Results) -> dict[str, str]:
     titles = {"lm": "Language models", "mae": "Masked autoencoders"}
     caption = "by how much infinite is better than each arm, with 95 % intervals"
     return {study: f"{titles[study]}: {caption}" for study in STUDIES if results.found[study]["runs"]}
-
-
-_EXTRACT = ("infinite", "cosine_rewarm", "cosine_half_peaks", "warmup_stable_decay", "joint_infinite")
-
-
-def extract(results: Results) -> str:
-    """The short form of the tables for the README of the project."""
-    lines = [
-        f"| final average | {' | '.join(LABELS[arm] for arm in _EXTRACT)} | `infinite` against `cosine_rewarm` |",
-        "|---" * (len(_EXTRACT) + 2) + "|",
-    ]
-    for name, table in TABLES.items():
-        difference = results.difference(Comparison((name, "infinite"), (name, "cosine_rewarm")))
-        if difference is None:
-            continue
-        runs = [list(results.runs(name, arm).values()) for arm in _EXTRACT]
-        means = [number(fmean(measure(run, AVERAGE) for run in own)) if own else "" for own in runs]
-        unit = _UNITS[runs[0][0]["metric"]].split(",")[0]
-        words = f"**{difference.word()}**, {interval(difference)}"
-        lines.append(f"| {table.title} ({unit}) | {' | '.join(means)} | {words} |")
-    return "\n".join(lines)
 
 
 def main() -> None:
