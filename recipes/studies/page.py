@@ -181,10 +181,13 @@ def extract(results: Results) -> Iterator[str]:
 def missing(results: Results) -> Iterator[str]:
     """Which tables have not been run, or not whole."""
     for name, table in TABLES.items():
-        counts = [len(results.runs(name, arm)) for arm in table.arms]
+        counts = [len(results.done(name, arm)) for arm in table.arms]
         if min(counts) < table.seeds:
             state = "not run" if not any(counts) else "not whole yet"
-            yield f"- {table.title} (`{name}`): **{state}**, {sum(counts)} of {table.seeds * len(counts)} runs."
+            yield (
+                f"- {table.title} (`{name}`): **{state}**, {sum(counts)} of {table.seeds * len(counts)} runs; an arm "
+                "stands here once all its seeds are done."
+            )
     yield ""
 
 

@@ -38,10 +38,15 @@ class Results:
     def __init__(self, found: Records) -> None:
         self.found = found
 
-    def runs(self, table: str, arm: str) -> dict[int, Mapping[str, Any]]:
-        """The runs of an arm by seed."""
+    def done(self, table: str, arm: str) -> dict[int, Mapping[str, Any]]:
+        """The runs of an arm so far, by seed."""
         own = self.found[TABLES[table].study]["runs"]
         return {run["seed"]: run for run in own if (run["table"], run["arm"]) == (table, arm)}
+
+    def runs(self, table: str, arm: str) -> dict[int, Mapping[str, Any]]:
+        """The runs of an arm by seed; none before all its seeds are done, so that every row has the same seeds."""
+        found = self.done(table, arm)
+        return found if len(found) >= TABLES[table].seeds else {}
 
     def difference(self, comparison: Comparison) -> Difference | None:
         """Over the seeds that both arms have; None for fewer than two."""
