@@ -269,9 +269,8 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
         done = f"stopped at max_steps={self.args.max_steps}" if global_step < self.plan.num_steps else "is finished"
         logger.info("%s: the run %s (%d steps) and no task is new.", self._output_dir, done, global_step)
         self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        if not (
-            self._output_dir / "trainer_state.json"
-        ).exists():  # a kill after the last save has left the end undone
+        ended = (self._output_dir / "trainer_state.json").exists()
+        if not ended:  # a kill after the last save has left the end undone
             self._write_end()
         last = self._output_dir / "releases" / self.plan.tasks[-1].directory
         self._load_released(last if last.exists() else checkpoint)
