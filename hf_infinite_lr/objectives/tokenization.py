@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from transformers import ByT5Tokenizer, PreTrainedTokenizerBase
 
-_CALL_BYTES = 2**21
+_CALL_BYTES = 2**23
 """Text of one call of a fast tokenizer: enough to keep its threads busy."""
 
 _MOST_ROWS = 1000
