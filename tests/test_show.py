@@ -246,6 +246,7 @@ LAUNCH_FILES = Path(__file__).parent.parent / "recipes" / "launch"
 
 def test_a_launch_file_says_what_the_run_takes_there(small_recipe, capsys):
     words = ["--config", str(small_recipe), "--launch", str(LAUNCH_FILES / "cpu-2.yaml"), "--anneal_budget", "extra"]
+    words += ["--methods.l2.weight", "0.1"]
     assert show(words) == 0
     said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if len(line.split()) > 1)
     assert said["batch"] == "4 x 2 accumulated x 2 processes"
@@ -254,7 +255,9 @@ def test_a_launch_file_says_what_the_run_takes_there(small_recipe, capsys):
     assert said["the"].split() == ["run", "145", "steps,", "2,320", "samples", "=", "74,240", "tokens"]
     assert said["trunk/"].startswith("2 x ")
     assert said["checkpoint-N/"].startswith("at most 5 x ")
-    bytes_of = {name: int(said[name].split("(")[1].split()[0].replace(",", "")) for name in ("weights", "optimizer")}
+    names = ("weights", "optimizer", "methods")
+    bytes_of = {name: int(said[name].split("(")[1].split()[0].replace(",", "")) for name in names}
+    assert bytes_of["methods"] == bytes_of["weights"], "l2 keeps the reference"
     assert bytes_of["optimizer"] == pytest.approx(2 * bytes_of["weights"], abs=100)
 
 
@@ -282,6 +285,16 @@ def test_a_launch_file_says_what_the_run_takes_there(small_recipe, capsys):
             "{distributed_type: DEEPSPEED, num_processes: 2, deepspeed_config: {zero_stage: 2}}",
             ["--rewind", "weights"],
             r"rewind='weights' cannot be used",
+        ),
+        (
+            "{distributed_type: DEEPSPEED, num_processes: 2, deepspeed_config: {zero_stage: 1}}",
+            ["--methods.gdumb.buffer_size", "9"],
+            r"methods\.gdumb cannot be used with DeepSpeed",
+        ),
+        (
+            "{distributed_type: FSDP, num_processes: 2, fsdp_config: {fsdp_version: 2}}",
+            ["--methods.lwf.weight", "1"],
+            r"methods\.lwf cannot be used with FSDP",
         ),
         ("{deepspeed_config_file: FILE}", [], r"the key 'scheduler' of the DeepSpeed configuration would replace"),
         ("{deepspeed_config_file: BATCH}", [], r"train_batch_size=64, but the recipe makes it 16; set it to auto"),

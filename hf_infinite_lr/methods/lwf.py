@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -57,6 +57,10 @@ class LearningWithoutForgetting(Method):
     def compares_outputs(self) -> bool:
         """As soon as there is a task before."""
         return self.teacher is not None
+
+    def kept(self, model: nn.Module) -> Iterator[tuple[torch.Tensor, int]]:
+        """The teacher: all of the model."""
+        return ((part, part.element_size()) for part in _tensors(model).values())
 
     def end_task(self, learner: Learner) -> None:
         """The model becomes the teacher of the next task."""

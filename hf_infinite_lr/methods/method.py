@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -41,6 +41,20 @@ class Method(ABC):
 
     name: ClassVar[str]
     """The key of `methods`."""
+
+    on_device: ClassVar[bool] = True
+    """Whether what it keeps lies on the model's device, and not in the memory of the machine."""
+
+    @abstractmethod
+    def kept(self, model: nn.Module) -> Iterator[tuple[torch.Tensor, int]]:
+        """What it holds from the end of the first task on.
+
+        Args:
+            model (`nn.Module`): As in [`Learner`]; its tensors need no memory.
+
+        Yields:
+            `tuple[torch.Tensor, int]`: a parameter or buffer, and the bytes that are kept for each of its elements.
+        """
 
     @property
     def compares_outputs(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -227,17 +227,33 @@ def check_engine_of_methods(trainer: ForgettingMethods) -> None:
             "methods.lwf cannot be used with torch_compile=True, because it looks into the forward pass; set "
             "torch_compile=False."
         )
-    fsdp = trainer.is_fsdp_enabled
-    if fsdp and accelerator.state.fsdp_plugin.fsdp_version != 2 and chosen:
+    if trainer.is_fsdp_enabled and accelerator.state.fsdp_plugin.fsdp_version != 2 and chosen:
         raise ValueError(f"methods.{next(iter(chosen))} cannot be used with FSDP 1; set fsdp_version=2.")
-    stage = zero_stage(trainer)
+    check_sharded_methods(
+        chosen,
+        fsdp=trainer.is_fsdp_enabled,
+        zero_stage=zero_stage(trainer) if trainer.is_deepspeed_enabled else None,
+    )
+
+
+def check_sharded_methods(chosen: Collection[str], *, fsdp: bool, zero_stage: int | None) -> None:
+    """Refuses methods that a sharding engine cannot carry.
+
+    Args:
+        chosen (`Collection[str]`): Names of methods.
+        fsdp (`bool`): Whether it is FSDP.
+        zero_stage (`int`, *optional*): Of DeepSpeed; None without it.
+
+    Raises:
+        ValueError: naming the method, the engine and why.
+    """
     for name in ("lwf", "gdumb"):
-        if name in chosen and (fsdp or stage == 3):
+        if name in chosen and (fsdp or zero_stage == 3):
             raise ValueError(
                 f"methods.{name} cannot be used with {'FSDP' if fsdp else 'DeepSpeed ZeRO-3'}, because it keeps a "
                 "whole copy of the weights; use DDP or ZeRO-2."
             )
-    if "gdumb" in chosen and trainer.is_deepspeed_enabled:
+    if "gdumb" in chosen and zero_stage is not None:
         raise ValueError(
             "methods.gdumb cannot be used with DeepSpeed, because the engine keeps the master weights in its "
             "optimizer; use DDP."
