@@ -44,6 +44,9 @@ class ModelSource:
             A tokenizer of the Hub or of a folder, or `byte`; by default that of `model_name_or_path`.
         dtype (`str`, *optional*): Type of the weights, such as `bfloat16`.
         attn_implementation (`str`, *optional*): Attention kernels, such as `sdpa`.
+        smoke_config_name (`str`, *optional*):
+            The configuration of a small new model that stands in for `model_name_or_path` under `--smoke`: a JSON file
+            or a folder.
 
     Example:
 
@@ -63,6 +66,7 @@ class ModelSource:
     tokenizer_name: str | None = None
     dtype: str | None = None
     attn_implementation: str | None = None
+    smoke_config_name: str | None = None
 
     def __post_init__(self) -> None:
         origins = ("model_name_or_path", "config_name", "model_type")

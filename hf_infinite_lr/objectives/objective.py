@@ -141,6 +141,16 @@ class Objective(ABC):
             folder (`Path`): Where to write the file.
         """
 
+    @classmethod
+    def stand_in_model(cls, content: Mapping[str, Any], folder: Path) -> dict[str, Any]:  # noqa: ARG003
+        """Keys of a recipe that take local stand-ins for what its model and tokenizer are on the Hub.
+
+        Args:
+            content (`Mapping`): The recipe.
+            folder (`Path`): Where to write them.
+        """
+        return {}
+
     def references(self) -> dict[str, Any]:
         """Reference rows of the task matrix: name -> `{"metric", "values"}`."""
         return {}
