@@ -127,6 +127,8 @@ def _seconds_until_retry(error: Exception, wait: float) -> float:
     """
     if isinstance(error, OfflineModeIsEnabled):
         raise Stopped("HF_HUB_OFFLINE is set") from error
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, HfHubHTTPError):
+        return _seconds_until_retry(error.__cause__, wait)  # of an upload to the large file storage
     if not isinstance(error, HfHubHTTPError):
         return wait
     status = error.response.status_code
