@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 import datasets
 import numpy as np
 from transformers import PreTrainedModel
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from hf_infinite_lr.evaluation.probes import ProbeArguments
@@ -80,6 +81,14 @@ class MaskedAutoencoding(Objective):
                 raise ValueError(
                     f"probes={list(self.probes.probes)} of the streaming task {source.name!r} need probe_samples."
                 )
+
+    def check(self, arguments: Any) -> None:
+        """Refuses weights that are cut before the position embeddings can be written into them."""
+        if is_deepspeed_zero3_enabled():
+            raise ValueError(
+                "objective='mae' cannot be used with DeepSpeed ZeRO-3, which cuts the weights while the model is "
+                "made; use ZeRO-2 (recipes/launch/deepspeed-zero2.yaml) or FSDP2."
+            )
 
     @cached_property
     def config(self) -> Any:
@@ -193,7 +202,7 @@ class MaskedAutoencoding(Objective):
         rows.to_parquet(file)
         hub = ("dataset_name", "dataset_config_name", "split", "revision", "eval_split")
         kept = {key: value for key, value in entry.items() if key not in hub}
-        held_out = {"eval_data_files": file} if source.eval_split else {}
+        held_out = {"eval_data_files": file} if source.eval_split or source.eval_data_files else {}
         fewer = {"num_eval_samples": 2} if source.num_eval_samples else {}
         return {**kept, "data_files": file, **held_out, **fewer}
 
