@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import shutil
 import signal
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import huggingface_hub
 import pytest
@@ -223,6 +225,17 @@ def test_waits_as_long_as_the_server_says_else_exponentially(hub, queue, fault, 
     pauses = []
     assert send(queue, pauses) == []
     assert pauses == expected
+
+
+@pytest.mark.parametrize(
+    ("named", "least", "most"),
+    [("7", 7, 7), ("", 0, 0), ("soon", 0, 0), ("Wed, 01 Jan 2020 00:00:00 GMT", -1e12, 0), (None, 50, 60)],
+)
+def test_the_servers_wish_to_wait_is_read_as_seconds_or_as_a_date(named, least, most):
+    from hf_infinite_lr.hub.sending import _retry_after
+
+    named = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True) if named is None else named
+    assert least <= _retry_after(named) <= most
 
 
 def test_a_broken_directory_a_pickle_and_a_refused_card_stay_in_the_queue(hub, queue):

@@ -110,6 +110,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
         self.columns = tuple(stream.eval_datasets)
         self._joined = [task.name for task in stream.tasks] if run_mode(args) == JOINT else []
         self.schedule, self.plan = plan_run(args, self.stream, batch_size)
+        self._check_publication()
         self.score_model = score_model
         self.references: dict[str, Any] = {}
         self.units: dict[str, str] = {}
