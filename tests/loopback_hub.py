@@ -431,7 +431,9 @@ def _handler(hub):
             if isinstance(result, bytes) and (stored := hub._stored(result)):
                 commit = hub.repos[found["repo"]].find(found["revision"]).oid
                 linked = {"X-Linked-Size": str(len(result)), "X-Linked-Etag": f'"{stored}"', "X-Repo-Commit": commit}
-                return self.send(302, b"", Location=f"{hub.endpoint}/storage/{stored}", **linked)
+                # Another host, as the real storage is: the client follows no redirection to it when it only asks.
+                there = f"{hub.endpoint.replace('127.0.0.1', 'localhost')}/storage/{stored}"
+                return self.send(302, b"", Location=there, **linked)
             if isinstance(result, bytes):
                 oid = hub.repos[found["repo"]].find(found["revision"]).oid
                 return self.send(200, result, **{"ETag": f'"{git_oid(result)}"', "X-Repo-Commit": oid})
