@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import SchedulerType, TrainingArguments
 
+from hf_infinite_lr.arguments import DEFAULTS
 from hf_infinite_lr.lr_scheduler import schedule_from_arguments
 from hf_infinite_lr.methods.chosen import RUN_MODES, read_methods
 from hf_infinite_lr.methods.gdumb import FromScratch, GDumbSettings, gdumb_stream
@@ -22,7 +23,7 @@ from hf_infinite_lr.stream.plan import StreamPlan, plan_stream, task_lengths
 from hf_infinite_lr.stream.replay import ReplaySettings, check_buffers
 from hf_infinite_lr.stream.task import Stream
 
-OWN_SCHEDULES = ("infinite", "cosine_rewarm")
+OWN_SCHEDULES = tuple(DEFAULTS)
 ANNEAL_BUDGETS = ("within", "extra")
 RELEASES = ("each", "last", "none")
 REWINDS = ("full", "weights", "none")

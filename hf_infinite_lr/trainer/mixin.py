@@ -19,6 +19,7 @@ from hf_infinite_lr.config import arrange, plan_run, refuse_unsupported, run_mod
 from hf_infinite_lr.lr_scheduler import ScheduleLR
 from hf_infinite_lr.methods.joint import JOINT
 from hf_infinite_lr.report import write_report
+from hf_infinite_lr.schedules import REWARM_DECAYS
 from hf_infinite_lr.stream.task import Stream
 
 from . import checkpoints
@@ -38,7 +39,7 @@ from .trunk import TrunkAndBranches
 
 logger = logging.getLogger(__name__)
 
-PHASES = ("warmup", "cooldown_to_constant", "constant", "anneal", "cosine_decay")
+PHASES = ("warmup", "cooldown_to_constant", "constant", "anneal", *REWARM_DECAYS)
 """Phase names; their places are the numbers in logs (`phase_index`)."""
 
 _DESCRIBED = 20
