@@ -23,6 +23,7 @@ _HOME = {
     "get_cosine_rewarm_schedule": "lr_scheduler",
     "get_infinite_schedule": "lr_scheduler",
     "get_rsqrt_rewarm_schedule": "lr_scheduler",
+    "merge_checkpoints": "merging",
 }
 
 __all__ = [*_HOME, "__version__", "register"]

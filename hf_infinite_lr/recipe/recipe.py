@@ -13,7 +13,7 @@ import yaml
 from datasets import concatenate_datasets
 from transformers import set_seed
 
-from hf_infinite_lr.config import ContinualTrainingArguments, refuse_unsupported, run_lengths, run_mode
+from hf_infinite_lr.config import ContinualTrainingArguments, run_lengths, run_mode
 from hf_infinite_lr.methods.joint import JOINT
 from hf_infinite_lr.objectives.keys import nearest, typed
 from hf_infinite_lr.objectives.language_modelling import LanguageModelling
@@ -23,6 +23,7 @@ from hf_infinite_lr.stream import InOrder, Stream, Task, mixture, random_subset
 from hf_infinite_lr.trainer import ContinualTrainer
 from hf_infinite_lr.trainer.checkpoints import write_text
 from hf_infinite_lr.trainer.resume import refuse_used
+from hf_infinite_lr.unsupported import refuse_unsupported
 
 from .document import read_document
 from .entries import Component, Entry

@@ -15,12 +15,13 @@ from transformers.trainer_callback import ProgressCallback, TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from hf_infinite_lr.arguments import resume_arguments
-from hf_infinite_lr.config import arrange, plan_run, refuse_unsupported, run_mode, schedule_name
+from hf_infinite_lr.config import arrange, plan_run, run_mode, schedule_name
 from hf_infinite_lr.lr_scheduler import ScheduleLR
 from hf_infinite_lr.methods.joint import JOINT
 from hf_infinite_lr.report import write_report
 from hf_infinite_lr.schedules import REWARM_DECAYS
 from hf_infinite_lr.stream.task import Stream
+from hf_infinite_lr.unsupported import refuse_unsupported
 
 from . import checkpoints
 from .acceptance import accept_changed_tasks
@@ -35,6 +36,7 @@ from .pace import Pace
 from .record import RunRecord, schedule_state
 from .resume import check_data_settings, check_engine, check_trunk, find_checkpoint, newest_whole
 from .serving import ServedStream
+from .task_end import TaskEnds
 from .trunk import TrunkAndBranches
 
 logger = logging.getLogger(__name__)
@@ -46,7 +48,9 @@ _DESCRIBED = 20
 _STEP_KINDS = ("logging", "eval", "save")
 
 
-class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, ForgettingMethods, ServedStream):
+class ContinualMixin(
+    AnnealingAfterwards, TaskEnds, TrunkAndBranches, ColumnEvaluation, ForgettingMethods, ServedStream
+):
     """Makes a Trainer learn a stream of tasks. Put it before the host: `class C(ContinualMixin, SFTTrainer)`.
 
     The trunk is one Trainer run over the stream. At a task's branch point it is saved to `trunk/`, the remaining steps
@@ -147,6 +151,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
                 "DeepSpeed's ZeRO-3 do not keep; leave them out and score the releases afterwards."
             )
         self._check_engine()
+        self._check_merging()
 
     def _new_record(self) -> RunRecord:
         args = self.args
@@ -249,6 +254,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
         check_engine(state, self.record.settings)
         check_methods(state, self.args.methods, self.plan)
         check_trunk(self._output_dir, self.plan, state["global_step"])
+        self._check_merged(state["global_step"])
         if self.schedule is None and state["num_steps"] != self.plan.num_steps:
             raise ValueError(
                 f"lr_scheduler_type={schedule_name(self.args)!r} is one curve over the whole run: its past would "
@@ -309,6 +315,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
             self.record.set_baseline(self._scores)
             self.record.add_benchmarks(None, self._finished(None))
         self._begin_methods(self._resumed_from)
+        self._begin_merging()
         self._write_record()
         self._step_seconds.start()
 
@@ -338,6 +345,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
 
     def _end_stream(self) -> None:
         self.record.train_seconds += self._step_seconds.stop()
+        self._end_merging()
         self._write_end()
 
     def _write_end(self) -> None:
@@ -372,24 +380,3 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
         super().log(logs, *args, **kwargs)
         if "loss" in logs:
             self._check_loss(logs["loss"])
-
-    def _evaluate(
-        self, trial: Any, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False
-    ) -> dict[str, float]:
-        """At a task's end the evaluation is followed by the release and the matrix row."""
-        self._scores = {}
-        metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
-        # Where no column is evaluated, no event clears the flag, and the end of the run would evaluate again.
-        self.control.should_evaluate = False
-        task = self.plan.ends.get(self.state.global_step)
-        if task is not None:
-            each, last = self.args.release == "each", self.args.release == "last" and task is self.plan.tasks[-1]
-            learned = self._joined or [known.name for known in self.plan.tasks[: task.index + 1]]
-            self._score_release(task.directory, tuple(learned))
-            self.record.add_row(task, self._scores)
-            if releases := each or last or self._annealing:
-                self._release(self._release_name if self._annealing else task.directory, task)
-            self._write_record()
-            if releases:
-                self._publish_release(self._release_name if self._annealing else task.directory)
-        return metrics
