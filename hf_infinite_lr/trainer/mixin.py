@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,12 @@ from hf_infinite_lr.lr_scheduler import ScheduleLR
 from hf_infinite_lr.methods.joint import JOINT
 from hf_infinite_lr.report import write_report
 from hf_infinite_lr.stream.task import Stream
+from hf_infinite_lr.stream.task_classes import TaskClasses
 
 from . import checkpoints
 from .acceptance import accept_changed_tasks
 from .annealing import AnnealingAfterwards
+from .classes import ClassIncremental
 from .columns import ColumnEvaluation, ScoreModel, check_evaluation
 from .disk import saving
 from .embeddings import separate_embeddings
@@ -45,7 +47,9 @@ _DESCRIBED = 20
 _STEP_KINDS = ("logging", "eval", "save")
 
 
-class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, ForgettingMethods, ServedStream):
+class ContinualMixin(
+    AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, ForgettingMethods, ClassIncremental, ServedStream
+):
     """Makes a Trainer learn a stream of tasks. Put it before the host: `class C(ContinualMixin, SFTTrainer)`.
 
     The trunk is one Trainer run over the stream. At a task's branch point it is saved to `trunk/`, the remaining steps
@@ -69,6 +73,9 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
         score_model (`Callable`, *optional*): `(trainer, release, learned) -> {column: {metric: value}}`: further
             scores of the model before training and at each task's end, such as probes. `release` is the directory of
             the release (`untrained` before training), `learned` names the tasks seen so far.
+        task_classes (`Mapping[str, Iterable[int]]`, *optional*): For class-incremental classification by a model with
+            one output for every class: the classes of each task, as numbers of outputs. Losses and predictions then
+            compare as [`~hf_infinite_lr.trainer.classes.ClassIncremental`] says.
         **kwargs: As in the host.
 
     Raises:
@@ -86,6 +93,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
         begin_task: Callable[[], None] | None = None,
         finish_release: Callable[[Any, Path | None], Mapping[str, Mapping[str, float]]] | None = None,
         score_model: ScoreModel | None = None,
+        task_classes: Mapping[str, Iterable[int]] | TaskClasses | None = None,
         **kwargs: Any,
     ) -> None:
         check_host(type(self), ContinualMixin)
@@ -120,6 +128,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
         self.has_begun = False
         self._scores: dict[str, dict[str, float]] = {}
         self._step_seconds, self._evaluation_seconds = Stopwatch(), Stopwatch()
+        self._compare_classes(task_classes)
         self._make_methods()
         self._pace = Pace(self._step_seconds)
         self._follow_stream()
@@ -383,8 +392,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
         task = self.plan.ends.get(self.state.global_step)
         if task is not None:
             each, last = self.args.release == "each", self.args.release == "last" and task is self.plan.tasks[-1]
-            learned = self._joined or [known.name for known in self.plan.tasks[: task.index + 1]]
-            self._score_release(task.directory, tuple(learned))
+            self._score_release(task.directory, tuple(self.learned_tasks(task.end_step)))
             self.record.add_row(task, self._scores)
             if releases := each or last or self._annealing:
                 self._release(self._release_name if self._annealing else task.directory, task)
