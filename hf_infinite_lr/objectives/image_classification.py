@@ -10,7 +10,7 @@ from typing import Any
 
 import datasets
 import numpy as np
-from transformers import EvalPrediction, PreTrainedModel
+from transformers import EvalPrediction
 
 from hf_infinite_lr.stream.task_classes import TaskClasses
 
@@ -55,8 +55,8 @@ class ImageClassification(ImageObjective):
         for source in (*self._tasks.values(), *self._held_out.values()):
             if source.streaming:
                 raise ValueError(
-                    f"streaming=True of {source.name!r} cannot be used with objective='image_classification': its head "
-                    "needs all classes before the first step."
+                    f"streaming=True of {source.name!r} cannot be used with objective='image_classification': its "
+                    "head needs all classes before the first step."
                 )
 
     def check(self, arguments: Any) -> None:
@@ -117,7 +117,7 @@ class ImageClassification(ImageObjective):
         key = f"{known} {' '.join(class_names(splits.train))}"
         return known and hashlib.sha256(key.encode()).hexdigest()[:16]
 
-    def model(self) -> PreTrainedModel:
+    def model(self) -> Any:
         """The classifier, with its adapter where there is one."""
         model = build_vit(self.source, self.config, list(self._classes))
         if self.adapter.lora is None:

@@ -121,7 +121,7 @@ class ImageObjective(Objective):
         self.check_images(found, source)
         return found
 
-    def check_images(self, found: ImageSplits, source: ImageSource) -> None:  # noqa: B027  # as a rule all will do
+    def check_images(self, found: ImageSplits, source: ImageSource) -> None:  # as a rule all will do
         """Refuses images that this objective cannot use."""
 
     def fingerprint(self, splits: Splits) -> str | None:

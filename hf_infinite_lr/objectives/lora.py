@@ -66,9 +66,7 @@ class AdapterArguments:
             )
 
 
-def with_adapter(
-    model: PreTrainedModel, lora: Mapping[str, Any], *, task_type: str | None = "CAUSAL_LM"
-) -> PeftModel:
+def with_adapter(model: PreTrainedModel, lora: Mapping[str, Any], *, task_type: str | None = "CAUSAL_LM") -> PeftModel:
     """Freezes a model and gives it a new adapter, drawn from torch's global generator.
 
     Args:

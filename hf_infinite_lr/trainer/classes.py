@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,8 @@ from hf_infinite_lr.stream.plan import StreamPlan
 from hf_infinite_lr.stream.task_classes import TaskClasses, masked
 
 from .host import Host
+
+logger = logging.getLogger(__name__)
 
 
 class IncrementalLoss:
@@ -64,10 +67,14 @@ class ClassIncremental(Host):
         for name in names:
             if not self.task_classes.of.get(name):
                 raise ValueError(f"task_classes has no class of task {name!r}: it must name some for every task.")
+            if len(list(self.task_classes.of[name])) == 1 and not self.args.replay_fraction and not self._joined:
+                logger.warning(
+                    "task %r has one class, so that its loss is 0: without replay no update learns it.", name
+                )
         if self.args.label_smoothing_factor:
             raise ValueError(
-                f"label_smoothing_factor={self.args.label_smoothing_factor} cannot be used with task_classes: it would "
-                "spread over the classes of other tasks."
+                f"label_smoothing_factor={self.args.label_smoothing_factor} cannot be used with task_classes: it "
+                "would spread over the classes of other tasks."
             )
         model: Any = base_of(self.accelerator.unwrap_model(self.model))
         model.loss_function = self._class_loss
@@ -103,6 +110,6 @@ class ClassIncremental(Host):
         """The host's step, its logits without the classes that no task has shown so far."""
         with self._comparing(self.learned_tasks(self.state.global_step)):
             loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
-            if self.task_classes is not None and isinstance(logits, torch.Tensor):
+            if self.task_classes is not None and isinstance(logits, torch.Tensor) and labels is not None:
                 logits = masked(logits, labels, self._class_loss.compared)
             return loss, logits, labels

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import ProgressCallback, TrainerState
@@ -19,20 +19,20 @@ from hf_infinite_lr.config import arrange, plan_run, refuse_unsupported, run_mod
 from hf_infinite_lr.lr_scheduler import ScheduleLR
 from hf_infinite_lr.methods.joint import JOINT
 from hf_infinite_lr.report import write_report
+from hf_infinite_lr.stream.plan import TaskPlan
 from hf_infinite_lr.stream.task import Stream
 from hf_infinite_lr.stream.task_classes import TaskClasses
 
 from . import checkpoints
 from .acceptance import accept_changed_tasks
 from .annealing import AnnealingAfterwards
-from .classes import ClassIncremental
 from .columns import ColumnEvaluation, ScoreModel, check_evaluation
 from .disk import saving
-from .embeddings import separate_embeddings
 from .flow import Stopwatch, StreamFlow, StreamProgress
 from .forgetting import ForgettingMethods, check_methods
 from .host import bounded_length, check_arguments, check_host, continual_arguments, engine_name, one_pass
 from .pace import Pace
+from .rates import OwnRates
 from .record import RunRecord, schedule_state
 from .resume import check_data_settings, check_engine, check_trunk, find_checkpoint, newest_whole
 from .serving import ServedStream
@@ -48,7 +48,7 @@ _STEP_KINDS = ("logging", "eval", "save")
 
 
 class ContinualMixin(
-    AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, ForgettingMethods, ClassIncremental, ServedStream
+    AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, ForgettingMethods, OwnRates, ServedStream
 ):
     """Makes a Trainer learn a stream of tasks. Put it before the host: `class C(ContinualMixin, SFTTrainer)`.
 
@@ -190,15 +190,6 @@ class ContinualMixin(
             seen.max_steps = -1
         return super().set_initial_training_values(seen, dataloader)
 
-    def create_optimizer(self, model: Any = None) -> Optimizer:
-        """As the host's, with a group of their own for embeddings that have their own rate."""
-        is_new = self.optimizer is None
-        optimizer = super().create_optimizer(model)
-        if is_new and self.args.embedding_learning_rate is not None:
-            owner = self.accelerator.unwrap_model(self.model if model is None else model)
-            separate_embeddings(optimizer, owner, self.args.embedding_learning_rate)
-        return optimizer
-
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Our schedules follow the stream's tasks; any other name is one curve over the whole stream."""
         self._take_back_scheduler()
@@ -330,6 +321,7 @@ class ContinualMixin(
         task = self.plan.rewind_points.get(step)
         if task is not None:
             self._rewind(self._output_dir / "trunk" / task.directory, step)
+            self._rewind_methods(self._output_dir / "trunk" / task.directory)
         begun = self.plan.task_at(step)
         if step and begun.start_step == step:
             self._between_tasks(self.plan.tasks[begun.index - 1])
@@ -342,10 +334,13 @@ class ContinualMixin(
         """After the update that made `step` updates: the schedule's position, also when fp16 skipped the update."""
         if self.schedule is not None:
             self.lr_scheduler.set_position(step)
+        self._end_update()
         self.state.epoch = self.plan.epochs_at(step)
 
     def _end_stream(self) -> None:
         self.record.train_seconds += self._step_seconds.stop()
+        if self.state.global_step == self.plan.num_steps and not self._annealing:
+            self._become_release(self._output_dir / "releases" / self.plan.tasks[-1].directory)
         self._write_end()
 
     def _write_end(self) -> None:
@@ -386,17 +381,21 @@ class ContinualMixin(
     ) -> dict[str, float]:
         """At a task's end the evaluation is followed by the release and the matrix row."""
         self._scores = {}
-        metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
-        # Where no column is evaluated, no event clears the flag, and the end of the run would evaluate again.
-        self.control.should_evaluate = False
         task = self.plan.ends.get(self.state.global_step)
-        if task is not None:
-            each, last = self.args.release == "each", self.args.release == "last" and task is self.plan.tasks[-1]
-            self._score_release(task.directory, tuple(self.learned_tasks(task.end_step)))
-            self.record.add_row(task, self._scores)
-            if releases := each or last or self._annealing:
-                self._release(self._release_name if self._annealing else task.directory, task)
-            self._write_record()
-            if releases:
-                self._publish_release(self._release_name if self._annealing else task.directory)
+        with nullcontext() if task is None else self._released(task):
+            metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+            # Where no column is evaluated, no event clears the flag, and the end of the run would evaluate again.
+            self.control.should_evaluate = False
+            if task is not None:
+                self._finish_task(task)
         return metrics
+
+    def _finish_task(self, task: TaskPlan) -> None:
+        each, last = self.args.release == "each", self.args.release == "last" and task is self.plan.tasks[-1]
+        self._score_release(task.directory, tuple(self.learned_tasks(task.end_step)))
+        self.record.add_row(task, self._scores)
+        if releases := each or last or self._annealing:
+            self._release(self._release_name if self._annealing else task.directory, task)
+        self._write_record()
+        if releases:
+            self._publish_release(self._release_name if self._annealing else task.directory)
