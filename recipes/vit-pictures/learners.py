@@ -2,10 +2,11 @@
 
     python recipes/vit-pictures/learners.py [--seeds 0 1 2]
 
-For every seed a small masked autoencoder is pre-trained on all built-in pictures without labels; its encoder is the
-backbone of all four. Every run is kept in learners.json; one that stands there is not done again. Prints the accuracy
-over the classes seen so far (final, and mean over the tasks), and for each claim the mean paired difference with its
-95 % interval and a verdict. The settings are those of the published codes where these say them; none was searched for.
+For every seed a small masked autoencoder is pre-trained on all built-in pictures without labels; its encoder, kept in
+out/vit-pictures/backbones, is the backbone of all four. Every run is kept in learners.json; one that stands there is
+not done again. Prints the accuracy over the classes seen so far (final, and mean over the tasks), and for each claim
+the mean paired difference with its 95 % interval and a verdict. The settings are those of the published codes where
+these say them; none was searched for.
 """
 
 import argparse

@@ -11,6 +11,7 @@ from hf_infinite_lr.recipe import load_recipe
 
 HERE = Path(__file__).parent
 PRETRAINING = HERE.parent / "mae-digits-glyphs-photos" / "infinite.yaml"
+BACKBONES = Path("out/vit-pictures/backbones")
 QUIET = {"save_strategy": "no", "disable_tqdm": True, "log_level": "error", "use_cpu": True}
 # Digits, letters and photographs together, without their labels, for 1,500 updates.
 TOGETHER = {
@@ -22,6 +23,7 @@ TOGETHER = {
     "num_pictures": 0,
     "evaluate_on": "none",
     "dataloader_num_workers": 0,
+    "resume_from_checkpoint": True,
 }
 
 
@@ -29,14 +31,17 @@ def train(path, folder, seed, **changes):
     """Trains a recipe with changed keys in this process; the trainer."""
     torch.set_num_threads(1)
     fixed = {"output_dir": str(folder), "seed": seed, **QUIET, **changes}
-    trainer = load_recipe(path, [f"--{key}={json.dumps(value)}" for key, value in fixed.items()]).trainer()
-    trainer.train()
+    recipe = load_recipe(path, [f"--{key}={json.dumps(value)}" for key, value in fixed.items()])
+    trainer = recipe.trainer()
+    trainer.train(recipe.arguments.resume_from_checkpoint)
     return trainer
 
 
-def pretrain(folder, seed):
-    """A masked autoencoder of all pictures; the path of its release."""
-    train(PRETRAINING, folder, seed, **TOGETHER)
+def pretrained(seed):
+    """A masked autoencoder of all pictures, made where it is not there yet; the path of its release."""
+    folder = BACKBONES / f"seed-{seed}"
+    if not (folder / "releases" / "01-joint").exists():
+        train(PRETRAINING, folder, seed, **TOGETHER)
     return str(folder / "releases" / "01-joint")
 
 
@@ -44,13 +49,11 @@ def complete(results, kinds, seeds, measure):
     """Measures what `results` lacks, each as `measure(kind, seed, folder, backbone)`, and writes it at once."""
     runs = json.loads(results.read_text()) if results.exists() else []
     for seed in seeds:
-        missing = [kind for kind in kinds if (kind, seed) not in {(run["kind"], run["seed"]) for run in runs}]
-        with tempfile.TemporaryDirectory() as name:
-            backbone = pretrain(Path(name) / "backbone", seed) if missing else None
-            for kind in missing:
-                runs.append({"kind": kind, "seed": seed, **measure(kind, seed, Path(name) / kind, backbone)})
-                results.write_text(json.dumps(runs, indent=1) + "\n")
-                print(f"seed {seed}, {kind} done", flush=True)
+        for kind in [kind for kind in kinds if (kind, seed) not in {(run["kind"], run["seed"]) for run in runs}]:
+            with tempfile.TemporaryDirectory() as folder:
+                runs.append({"kind": kind, "seed": seed, **measure(kind, seed, Path(folder), pretrained(seed))})
+            results.write_text(json.dumps(runs, indent=1) + "\n")
+            print(f"seed {seed}, {kind} done", flush=True)
     return [run for run in runs if run["kind"] in kinds and run["seed"] in seeds]
 
 

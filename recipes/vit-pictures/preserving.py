@@ -26,7 +26,7 @@ from hf_infinite_lr.objectives.images import class_names, load_images
 from hf_infinite_lr.objectives.vit_model import build_vit, build_vit_config
 
 RECIPE, RESULTS = HERE / "infinite.yaml", HERE / "preserving.json"
-LETTERS = {"tasks": [{"name": "glyphs", "builtin": "glyphs"}], "task_steps": [400]}
+LETTERS = {"tasks": [{"name": "glyphs", "builtin": "glyphs"}], "task_steps": [300]}
 SETTINGS = {
     "finetuning": {},
     "attention_preserving": {
