@@ -16,6 +16,11 @@ BACKBONES = ("vit", "vit_mae")
 """Types of pretrained models whose encoder can be the backbone."""
 
 _HEAD = "classifier."
+# What the model was before it got this head, and how it was drawn before it was trained.
+_NOT_SHARED = (
+    *("model_type", "architectures", "id2label", "label2id"),
+    *("dtype", "transformers_version", "initializer_range"),
+)
 
 
 def build_vit_config(source: ModelSource) -> ViTConfig:
@@ -52,8 +57,7 @@ def _pretrained_config(source: ModelSource) -> ViTConfig:
         )
     known = ViTConfig().to_dict()
     shared = {key: value for key, value in found.to_dict().items() if key in known}
-    # What the model was before it got this head; transformers counts outputs by these names.
-    for key in ("model_type", "architectures", "id2label", "label2id", "transformers_version", "dtype"):
+    for key in _NOT_SHARED:
         shared.pop(key, None)
     return ViTConfig(**shared)
 
