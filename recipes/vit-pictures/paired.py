@@ -13,10 +13,10 @@ HERE = Path(__file__).parent
 PRETRAINING = HERE.parent / "mae-digits-glyphs-photos" / "infinite.yaml"
 BACKBONES = Path("out/vit-pictures/backbones")
 QUIET = {"save_strategy": "no", "disable_tqdm": True, "log_level": "error", "use_cpu": True}
-# Digits, letters and photographs together, without their labels, for 1,500 updates.
+# Digits, letters and photographs together, without their labels, for 900 updates.
 TOGETHER = {
     "methods": {"joint": {}},
-    "task_steps": [500],
+    "task_steps": [300],
     "replay_fraction": 0.0,
     "probes": [],
     "compare_releases": False,
