@@ -38,7 +38,7 @@ class NearestClassMean(Method):
     `nearest_class_mean_seen` finds. Scores are minus the squared distance; each release holds the means beside the
     model, whose own head nobody has trained.
 
-    As no update changes anything, one step for each task will do: `task_steps: [1]`.
+    As no update changes anything, the fewest steps that the schedule takes will do: `task_steps: [4]`.
 
     Cost: a forward pass over each task's samples at its end, and another one when the next task begins; in evaluation
     a second forward pass.

@@ -20,7 +20,7 @@ RECIPE, RESULTS = HERE / "infinite.yaml", HERE / "learners.json"
 LAE_LORA = {"r": 5, "lora_alpha": 5, "target_modules": ["k_proj", "v_proj"], "layers_to_transform": [0, 1, 2, 3]}
 SETTINGS = {
     "finetuning": {},
-    "nearest_class_mean": {"methods": {"nearest_class_mean": {}}, "task_steps": [1]},
+    "nearest_class_mean": {"methods": {"nearest_class_mean": {}}, "task_steps": [4]},
     "slca": {"methods": {"slca": {}}, "optim": "sgd", "optim_args": "momentum=0.9", "learning_rate": 0.01},
     "lae": {"methods": {"lae": {}}, "lora": LAE_LORA, "learning_rate": 2.8e-3},
 }
