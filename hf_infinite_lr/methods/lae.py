@@ -41,10 +41,10 @@ class AdapterEnsemble(Method):
     Learning, accumulation, ensemble (Gao et al. 2023, arXiv 2303.10070), for an adapter on a pre-trained backbone.
 
     The recipe's `lora` is the **online** adapter; the paper's is `{r: 5, target_modules: [k_proj, v_proj],
-    layers_to_transform: [0, 1, 2, 3, 4]}`, whose scale in the published code is 1 (`lora_alpha: 5`). Where the second
-    task begins, a copy of it becomes the **offline** one, which from then on is its moving average. A prediction is
-    the element-wise maximum of the softmaxes with either adapter, over the classes seen so far; both share one head.
-    In every later task the online adapter is frozen at first.
+    layers_to_transform: [0, 1, 2, 3, 4]}`; its scale is learned from 1 on in the published code, and here it stays at
+    1 with `lora_alpha: 5`. Where the second task begins, a copy of it becomes the **offline** one, which from then on
+    is its moving average. A prediction is the element-wise maximum of the softmaxes with either adapter, over the
+    classes seen so far; both share one head. In every later task the online adapter is frozen at first.
 
     Like every state of a run, the average of a branch goes with the branch: the next task goes on with the trunk's.
     A release holds the online adapter, and the offline one in `offline/`.
