@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,11 @@ from .images import IMAGE, LABEL, ImageSplits, class_names, refuse_unlabelled
 from .lora import MERGED, AdapterArguments, FreshAdapter, save_merged, with_adapter
 from .objective import Splits
 from .vit_model import build_vit, build_vit_config
+
+logger = logging.getLogger(__name__)
+
+# As deep as a ViT-B, so that adapters find their blocks.
+_SMALL = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 32, "patch_size": 16}
 
 
 class ImageClassification(ImageObjective):
@@ -137,6 +143,15 @@ class ImageClassification(ImageObjective):
             "begin_task": self._fresh and self._fresh.restore,
             "finish_release": self._finish_release if self.adapter.merge_releases else None,
         }
+
+    @classmethod
+    def stand_in_model(cls, content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        """A small new model, for one that does not lie on this disk."""
+        name = content.get("model_name_or_path")
+        if name is None or Path(name).exists():
+            return {}
+        logger.info("--smoke: a small new ViT stands in for %s", name)
+        return {"model_name_or_path": None, "model_revision": None, "model_type": "vit", "config_overrides": _SMALL}
 
     def _finish_release(self, model: Any, directory: Path | None) -> dict[str, dict[str, float]]:
         if directory is not None:

@@ -19,7 +19,7 @@ from hf_infinite_lr.stream.pictures import png
 from .causal_lm import ModelSource
 from .image_batches import ImageBatches
 from .image_source import ImageSource
-from .images import ImageSplits, load_images
+from .images import LABEL, ImageSplits, load_images
 from .keys import from_mapping, typed
 from .mae_model import build_processor, num_patches
 from .objective import Objective, Splits
@@ -141,7 +141,7 @@ class ImageObjective(Objective):
         for column, values in (source.where or {}).items():
             among = values if isinstance(values, (list, tuple)) else [values]
             table[column] = [among[n % len(among)] for n in range(number)]
-        table |= columns
+        table |= {source.label_column if name == LABEL else name: values for name, values in columns.items()}
         rows = datasets.Dataset.from_dict(table).cast_column(source.image_column, datasets.Image())
         file = str(folder / f"{source.name}.parquet")
         rows.to_parquet(file)

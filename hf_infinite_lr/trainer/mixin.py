@@ -74,8 +74,7 @@ class ContinualMixin(
             scores of the model before training and at each task's end, such as probes. `release` is the directory of
             the release (`untrained` before training), `learned` names the tasks seen so far.
         task_classes (`Mapping[str, Iterable[int]]`, *optional*): For class-incremental classification by a model with
-            one output for every class: the classes of each task, as numbers of outputs. Losses and predictions then
-            compare as [`~hf_infinite_lr.trainer.classes.ClassIncremental`] says.
+            one output for every class: each task's, as numbers of outputs ([`~.trainer.classes.ClassIncremental`]).
         **kwargs: As in the host.
 
     Raises:
