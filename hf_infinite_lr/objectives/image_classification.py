@@ -145,7 +145,7 @@ class ImageClassification(ImageObjective):
         }
 
     @classmethod
-    def stand_in_model(cls, content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    def stand_in_model(cls, content: Mapping[str, Any], folder: Path) -> dict[str, Any]:  # noqa: ARG003
         """A small new model, for one that does not lie on this disk."""
         name = content.get("model_name_or_path")
         if name is None or Path(name).exists():
