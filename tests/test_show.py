@@ -62,6 +62,24 @@ def test_release_last_anneals_once(capsys):
     assert [row[1] for row in table(capsys.readouterr().out) if row[0] == "anneal"] == ["task-2"]
 
 
+def test_the_phases_of_a_schedule_that_re_warms(capsys):
+    words = "--lr_scheduler_type rsqrt_rewarm --max_steps 100 --warmup_steps 10 --learning_rate 1e-3"
+    assert show([*words.split(), "--lr_scheduler_kwargs", '{"num_tasks": 2, "min_lr": 0}']) == 0
+    text = capsys.readouterr().out
+    assert [row[:5] for row in table(text) if row[1] == "task-2"] == [
+        ["warmup", "task-2", "10", "50", "60"],
+        ["rsqrt_decay", "task-2", "30", "60", "90"],
+        ["linear_end", "task-2", "10", "90", "100"],
+    ]
+    assert (
+        text.strip()
+        .splitlines()[-1]
+        .endswith(
+            "task 2: re-warm-up 50-60 (to 1.0e-3), reciprocal square root to 90 (to 5.0e-4), linear end to 100 (to 0)."
+        )
+    )
+
+
 def test_a_schedule_of_transformers_is_one_curve(capsys):
     assert show(["--lr_scheduler_type", "linear", "--max_steps", "1000", "--warmup_steps", "0.1"]) == 0
     text = capsys.readouterr().out
@@ -91,6 +109,10 @@ def test_a_long_table_is_cut_in_its_middle(capsys):
         (
             ["--lr_scheduler_type", "cosine_rewarm", "--task_steps", "20", "100", "--warmup_steps", "25"],
             "The phases are longer than their task: num_warmup_steps 25, but the first task has 20 steps.",
+        ),
+        (
+            ["--lr_scheduler_type", "rsqrt_rewarm", "--max_steps", "100"],
+            "num_warmup_steps=0 must be 1 or more: rsqrt_rewarm decays by the length of its warm-up.",
         ),
         (["--max_steps", "100", "--learning_rate", "-1"], "learning_rate=-1.0 must be above 0."),
         (["--task_steps", "many"], "task_steps='many' must be an integer of 1 or more (optimizer steps of a task)."),

@@ -29,6 +29,7 @@ from .keys import from_mapping, typed
 from .lora import MERGED, AdapterArguments, FreshAdapter, save_merged, with_adapter
 from .objective import Objective, Splits
 from .packing import PackedBlocks, PackedStream, causal_lm_collator, pack
+from .perplexity import DocumentScores, score_documents
 from .text import TextSource, load_held_out, load_text
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class LanguageModelling(Objective):
 
     keys = (PackingArguments, ModelSource, AdapterArguments, BenchmarkArguments)
     lengths = (*Objective.lengths, "num_tokens")
+    has_perplexity = True
     units = {"eval_loss": "nats per token"}  # noqa: RUF012  # as declared by the base class
     smoke = {"block_size": 64, "preprocessing_num_workers": None}  # noqa: RUF012
 
@@ -112,6 +114,16 @@ class LanguageModelling(Objective):
         with self._tasks[name].naming_faults():
             found = load_text(self._tasks[name], columns)
         return Splits(found.train, found.eval, found.fingerprint)
+
+    def scores(self, data: Any, reference: ModelSource, arguments: Any) -> DocumentScores:
+        """The perplexity of each document, in blocks of this recipe's size."""
+        return score_documents(
+            data,
+            reference,
+            block_size=self.packing.block_size,
+            batch_size=arguments.per_device_eval_batch_size,
+            device=arguments.device,
+        )
 
     def load_held_out(self, name: str) -> Any:
         """Loads documents that are only evaluated on."""

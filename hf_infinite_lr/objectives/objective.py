@@ -11,6 +11,9 @@ from typing import Any, ClassVar
 import torch
 from transformers import PreTrainedModel
 
+from .causal_lm import ModelSource
+from .perplexity import DocumentScores
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -58,6 +61,9 @@ class Objective(ABC):
     smoke: ClassVar[dict[str, Any]] = {}
     """Keys of a recipe that make two steps with it short, for `--smoke`."""
 
+    has_perplexity: ClassVar[bool] = False
+    """Whether [`~Objective.scores`] can rank data by perplexity."""
+
     @property
     def tokens_per_sample(self) -> int | None:
         """Tokens of a sample, where samples are blocks of tokens; None otherwise."""
@@ -104,6 +110,16 @@ class Objective(ABC):
     @abstractmethod
     def load_held_out(self, name: str) -> Any:
         """Loads an entry of `evaluate_also`."""
+
+    def scores(self, data: Any, reference: ModelSource, arguments: Any) -> DocumentScores:
+        """What a reference model makes of a task's data, where the objective has perplexity.
+
+        Args:
+            data: As [`~Objective.load`] gives it, map-style.
+            reference ([`ModelSource`]): The model.
+            arguments: The `ContinualTrainingArguments`, for batch size and device.
+        """
+        raise NotImplementedError(type(self).__name__)
 
     @abstractmethod
     def train_samples(self, data: Any) -> Any:

@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import BatchSampler, Dataset
 
 from .buffer import StreamBuffer
+from .in_order import InOrder
 from .mixture import Mixture
 from .order import Sample, epoch_order, rows_at
 from .plan import Segment, StreamPlan
@@ -79,7 +80,7 @@ class StreamBatches(BatchSampler):
     def _order(self, task: int, epoch: int) -> np.ndarray:
         """The rows that a pass over a map-style task visits."""
         dataset = self._datasets[task]
-        if isinstance(dataset, Mixture):
+        if isinstance(dataset, (Mixture, InOrder)):
             return dataset.order(self.seed, task, epoch)
         num_samples = self.plan.tasks[task].num_samples
         assert num_samples is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,14 @@ from transformers.trainer_callback import ProgressCallback, TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from hf_infinite_lr.arguments import resume_arguments
-from hf_infinite_lr.config import arrange, plan_run, refuse_unsupported, run_mode, schedule_name
+from hf_infinite_lr.config import arrange, plan_run, run_mode, schedule_name
 from hf_infinite_lr.lr_scheduler import ScheduleLR
 from hf_infinite_lr.methods.joint import JOINT
 from hf_infinite_lr.report import write_report
-from hf_infinite_lr.stream.plan import TaskPlan
+from hf_infinite_lr.schedules import REWARM_DECAYS
 from hf_infinite_lr.stream.task import Stream
 from hf_infinite_lr.stream.task_classes import TaskClasses
+from hf_infinite_lr.unsupported import refuse_unsupported
 
 from . import checkpoints
 from .acceptance import accept_changed_tasks
@@ -36,11 +36,12 @@ from .rates import OwnRates
 from .record import RunRecord, schedule_state
 from .resume import check_data_settings, check_engine, check_trunk, find_checkpoint, newest_whole
 from .serving import ServedStream
+from .task_end import TaskEnds
 from .trunk import TrunkAndBranches
 
 logger = logging.getLogger(__name__)
 
-PHASES = ("warmup", "cooldown_to_constant", "constant", "anneal", "cosine_decay")
+PHASES = ("warmup", "cooldown_to_constant", "constant", "anneal", *REWARM_DECAYS)
 """Phase names; their places are the numbers in logs (`phase_index`)."""
 
 _DESCRIBED = 20
@@ -48,7 +49,7 @@ _STEP_KINDS = ("logging", "eval", "save")
 
 
 class ContinualMixin(
-    AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, ForgettingMethods, OwnRates, ServedStream
+    AnnealingAfterwards, TaskEnds, TrunkAndBranches, ColumnEvaluation, ForgettingMethods, OwnRates, ServedStream
 ):
     """Makes a Trainer learn a stream of tasks. Put it before the host: `class C(ContinualMixin, SFTTrainer)`.
 
@@ -154,6 +155,7 @@ class ContinualMixin(
                 "DeepSpeed's ZeRO-3 do not keep; leave them out and score the releases afterwards."
             )
         self._check_engine()
+        self._check_merging()
 
     def _new_record(self) -> RunRecord:
         args = self.args
@@ -247,6 +249,7 @@ class ContinualMixin(
         check_engine(state, self.record.settings)
         check_methods(state, self.args.methods, self.plan)
         check_trunk(self._output_dir, self.plan, state["global_step"])
+        self._check_merged(state["global_step"])
         if self.schedule is None and state["num_steps"] != self.plan.num_steps:
             raise ValueError(
                 f"lr_scheduler_type={schedule_name(self.args)!r} is one curve over the whole run: its past would "
@@ -307,6 +310,7 @@ class ContinualMixin(
             self.record.set_baseline(self._scores)
             self.record.add_benchmarks(None, self._finished(None))
         self._begin_methods(self._resumed_from)
+        self._begin_merging()
         self._write_record()
         self._step_seconds.start()
 
@@ -340,6 +344,7 @@ class ContinualMixin(
         self.record.train_seconds += self._step_seconds.stop()
         if self.state.global_step == self.plan.num_steps and not self._annealing:
             self._become_release(self._output_dir / "releases" / self.plan.tasks[-1].directory)
+        self._end_merging()
         self._write_end()
 
     def _write_end(self) -> None:
@@ -374,27 +379,3 @@ class ContinualMixin(
         super().log(logs, *args, **kwargs)
         if "loss" in logs:
             self._check_loss(logs["loss"])
-
-    def _evaluate(
-        self, trial: Any, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False
-    ) -> dict[str, float]:
-        """At a task's end the evaluation is followed by the release and the matrix row."""
-        self._scores = {}
-        task = self.plan.ends.get(self.state.global_step)
-        with nullcontext() if task is None else self._released(task):
-            metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
-            # Where no column is evaluated, no event clears the flag, and the end of the run would evaluate again.
-            self.control.should_evaluate = False
-            if task is not None:
-                self._finish_task(task)
-        return metrics
-
-    def _finish_task(self, task: TaskPlan) -> None:
-        each, last = self.args.release == "each", self.args.release == "last" and task is self.plan.tasks[-1]
-        self._score_release(task.directory, tuple(self.learned_tasks(task.end_step)))
-        self.record.add_row(task, self._scores)
-        if releases := each or last or self._annealing:
-            self._release(self._release_name if self._annealing else task.directory, task)
-        self._write_record()
-        if releases:
-            self._publish_release(self._release_name if self._annealing else task.directory)
