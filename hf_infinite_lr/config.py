@@ -77,9 +77,11 @@ class ContinualArguments:
         methods (`dict`, *optional*):
             What fights forgetting beside the schedule and replay, by name with its keys, any number together: `mas`
             (keys `weight` .1, `alpha` .1, `num_samples` 256), `fisher` (EWC: `weight`, `alpha`, `num_samples`), `l2`
-            (`weight`), `lwf` (`weight` .5). `gdumb` (`buffer_size`, `label_column`) and `joint` say what the whole
-            run trains on and stand alone. Without any, the stream is fine-tuned on. Example:
-            `{"mas": {"weight": 0.5}, "lwf": {}}`; see [`~hf_infinite_lr.methods`].
+            (`weight`), `lwf` (`weight` .5). For class-incremental classification `slca`, `lae` or
+            `nearest_class_mean`; for fine-tuning that keeps a backbone general `attention_preserving` (`weight`).
+            `gdumb` (`buffer_size`, `label_column`) and `joint` say what the whole run trains on and stand alone.
+            Without any, the stream is fine-tuned on. Example: `{"mas": {"weight": 0.5}, "lwf": {}}`; see
+            [`~hf_infinite_lr.methods`].
         merge (`str` or `dict`, *optional*):
             Merge each task's model with the running average (`ema`) or with the model that the run began with
             (`first`); with keys, `{"method": "ema", "weight": 0.5, "next_start": false}`. The merged model is what is
@@ -121,7 +123,7 @@ class ContinualArguments:
         default=False, metadata={"help": "Resume although begun tasks are changed, gone or in another order."}
     )
     methods: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "Methods by name with their keys: mas, fisher, l2, lwf; or gdumb, or joint."}
+        default=None, metadata={"help": "Methods by name with their keys, such as mas, lwf, slca; or gdumb, or joint."}
     )
     merge: dict[str, Any] | str | None = field(
         default=None,

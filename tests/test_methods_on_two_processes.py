@@ -49,7 +49,7 @@ def learn(model, weights, optimizer):
     for step in range(4):
         if step in (0, 2):
             for penalty in penalties:
-                penalty.end_task(Learner(model, weights, optimizer, samples))
+                penalty.end_task(Learner(model, weights, optimizer, samples, None))
         model.eval()
         model(**batches[step % 3])["loss"].backward()
         for name, weight in weights.parameters.items():

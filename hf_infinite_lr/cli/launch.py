@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_infinite_lr.trainer.engines import check_deepspeed
-from hf_infinite_lr.trainer.forgetting import check_sharded_methods
+from hf_infinite_lr.trainer.method_engines import check_sharded_methods
 
 
 @dataclass(frozen=True)

@@ -79,12 +79,8 @@ class LanguageModelling(Objective):
         self._columns: dict[str, tuple[Any, PackedBlocks]] = {}
 
     def check(self, arguments: Any) -> None:
-        """Fresh adapters cannot go on with the moments of others."""
-        if self.adapter.adapter_per_task and not arguments.reset_optimizer:
-            raise ValueError(
-                "adapter_per_task=True with reset_optimizer=False would train a fresh adapter with the optimizer "
-                "states of another: set reset_optimizer=True."
-            )
+        """As for every objective with adapters."""
+        self.adapter.check(arguments)
 
     @property
     def tokens_per_sample(self) -> int:

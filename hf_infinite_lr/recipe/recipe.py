@@ -15,6 +15,7 @@ from transformers import set_seed
 
 from hf_infinite_lr.config import ContinualTrainingArguments, run_lengths, run_mode
 from hf_infinite_lr.methods.joint import JOINT
+from hf_infinite_lr.objectives.image_classification import ImageClassification
 from hf_infinite_lr.objectives.keys import nearest, typed
 from hf_infinite_lr.objectives.language_modelling import LanguageModelling
 from hf_infinite_lr.objectives.mae import MaskedAutoencoding
@@ -29,7 +30,11 @@ from .document import read_document
 from .entries import Component, Entry
 from .smoke import for_two_steps
 
-OBJECTIVES: dict[str, type[Objective]] = {"causal_lm": LanguageModelling, "mae": MaskedAutoencoding}
+OBJECTIVES: dict[str, type[Objective]] = {
+    "causal_lm": LanguageModelling,
+    "mae": MaskedAutoencoding,
+    "image_classification": ImageClassification,
+}
 """What `objective` can name."""
 
 

@@ -123,9 +123,17 @@ class StreamBatches(BatchSampler):
         usable = plan.num_samples - plan.num_unused_samples
         return rows_at(partial(self._order, task), usable, start, stop).tolist()
 
-    def first_samples(self, task: int, count: int) -> list[Sample]:
-        """The addresses of a task's own first samples, at most `count`; the reader that trains is not moved."""
-        stop = min(count, self.replay.own_before(task, self.plan.tasks[task].num_steps))
+    def first_samples(self, task: int, count: int | None = None) -> list[Sample]:
+        """The addresses of a task's own first samples, at most `count`; the reader that trains is not moved.
+
+        Args:
+            task (`int`): Its index.
+            count (`int`, *optional*): By default one pass over a map-style task, and of a stream what it has read.
+        """
+        if count is None:
+            plan = self.plan.tasks[task]
+            count = self._samples_of(task) if plan.num_samples is None else plan.num_samples - plan.num_unused_samples
+        stop = min(count, self._samples_of(task))
         rows = self.readers[task].anew().take(0, stop) if task in self.readers else self._rows(task, 0, stop)
         return [Sample(task, row, task, place) for place, row in enumerate(rows)]
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import ProgressCallback, TrainerState
@@ -21,6 +20,7 @@ from hf_infinite_lr.methods.joint import JOINT
 from hf_infinite_lr.report import write_report
 from hf_infinite_lr.schedules import REWARM_DECAYS
 from hf_infinite_lr.stream.task import Stream
+from hf_infinite_lr.stream.task_classes import TaskClasses
 from hf_infinite_lr.unsupported import refuse_unsupported
 
 from . import checkpoints
@@ -28,11 +28,11 @@ from .acceptance import accept_changed_tasks
 from .annealing import AnnealingAfterwards
 from .columns import ColumnEvaluation, ScoreModel, check_evaluation
 from .disk import saving
-from .embeddings import separate_embeddings
 from .flow import Stopwatch, StreamFlow, StreamProgress
 from .forgetting import ForgettingMethods, check_methods
 from .host import bounded_length, check_arguments, check_host, continual_arguments, engine_name, one_pass
 from .pace import Pace
+from .rates import OwnRates
 from .record import RunRecord, schedule_state
 from .resume import check_data_settings, check_engine, check_trunk, find_checkpoint, newest_whole
 from .serving import ServedStream
@@ -49,7 +49,7 @@ _STEP_KINDS = ("logging", "eval", "save")
 
 
 class ContinualMixin(
-    AnnealingAfterwards, TaskEnds, TrunkAndBranches, ColumnEvaluation, ForgettingMethods, ServedStream
+    AnnealingAfterwards, TaskEnds, TrunkAndBranches, ColumnEvaluation, ForgettingMethods, OwnRates, ServedStream
 ):
     """Makes a Trainer learn a stream of tasks. Put it before the host: `class C(ContinualMixin, SFTTrainer)`.
 
@@ -74,6 +74,8 @@ class ContinualMixin(
         score_model (`Callable`, *optional*): `(trainer, release, learned) -> {column: {metric: value}}`: further
             scores of the model before training and at each task's end, such as probes. `release` is the directory of
             the release (`untrained` before training), `learned` names the tasks seen so far.
+        task_classes (`Mapping[str, Iterable[int]]`, *optional*): For class-incremental classification by a model with
+            one output for every class: each task's, as numbers of outputs ([`~.trainer.classes.ClassIncremental`]).
         **kwargs: As in the host.
 
     Raises:
@@ -91,6 +93,7 @@ class ContinualMixin(
         begin_task: Callable[[], None] | None = None,
         finish_release: Callable[[Any, Path | None], Mapping[str, Mapping[str, float]]] | None = None,
         score_model: ScoreModel | None = None,
+        task_classes: Mapping[str, Iterable[int]] | TaskClasses | None = None,
         **kwargs: Any,
     ) -> None:
         check_host(type(self), ContinualMixin)
@@ -125,6 +128,7 @@ class ContinualMixin(
         self.has_begun = False
         self._scores: dict[str, dict[str, float]] = {}
         self._step_seconds, self._evaluation_seconds = Stopwatch(), Stopwatch()
+        self._compare_classes(task_classes)
         self._make_methods()
         self._pace = Pace(self._step_seconds)
         self._follow_stream()
@@ -186,15 +190,6 @@ class ContinualMixin(
         if self._annealing:
             seen.max_steps = -1
         return super().set_initial_training_values(seen, dataloader)
-
-    def create_optimizer(self, model: Any = None) -> Optimizer:
-        """As the host's, with a group of their own for embeddings that have their own rate."""
-        is_new = self.optimizer is None
-        optimizer = super().create_optimizer(model)
-        if is_new and self.args.embedding_learning_rate is not None:
-            owner = self.accelerator.unwrap_model(self.model if model is None else model)
-            separate_embeddings(optimizer, owner, self.args.embedding_learning_rate)
-        return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Our schedules follow the stream's tasks; any other name is one curve over the whole stream."""
@@ -329,6 +324,7 @@ class ContinualMixin(
         task = self.plan.rewind_points.get(step)
         if task is not None:
             self._rewind(self._output_dir / "trunk" / task.directory, step)
+            self._rewind_methods(self._output_dir / "trunk" / task.directory)
         begun = self.plan.task_at(step)
         if step and begun.start_step == step:
             self._between_tasks(self.plan.tasks[begun.index - 1])
@@ -341,10 +337,13 @@ class ContinualMixin(
         """After the update that made `step` updates: the schedule's position, also when fp16 skipped the update."""
         if self.schedule is not None:
             self.lr_scheduler.set_position(step)
+        self._end_update()
         self.state.epoch = self.plan.epochs_at(step)
 
     def _end_stream(self) -> None:
         self.record.train_seconds += self._step_seconds.stop()
+        if self.state.global_step == self.plan.num_steps and not self._annealing:
+            self._become_release(self._output_dir / "releases" / self.plan.tasks[-1].directory)
         self._end_merging()
         self._write_end()
 
