@@ -1,7 +1,7 @@
 """Infinite learning-rate schedules and continual pre-training for Hugging Face Trainer and Accelerate.
 
-Importing the package registers the schedules `infinite` and `cosine_rewarm` with transformers. Names that need the
-Trainer are loaded when they are first used.
+Importing the package registers the schedules `infinite`, `cosine_rewarm` and `rsqrt_rewarm` with transformers.
+Names that need the Trainer are loaded when they are first used.
 """
 
 from importlib import import_module
@@ -22,6 +22,8 @@ _HOME = {
     "TrunkCheckpointCallback": "callbacks",
     "get_cosine_rewarm_schedule": "lr_scheduler",
     "get_infinite_schedule": "lr_scheduler",
+    "get_rsqrt_rewarm_schedule": "lr_scheduler",
+    "merge_checkpoints": "merging",
 }
 
 __all__ = [*_HOME, "__version__", "register"]

@@ -7,7 +7,7 @@ from weakref import WeakSet
 
 from tqdm import tqdm
 
-from hf_infinite_lr.schedules import Phase, Schedule
+from hf_infinite_lr.schedules import REWARM_DECAYS, Phase, Schedule
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,8 @@ def _phase_words(phase: Phase, first_step: int, peak: float) -> str:
         "constant": "constant without an end" if phase.num_steps is None else f"constant to {end}",
         "anneal": f"annealing to {end} (to {rate})",
         "cosine_decay": f"cosine to {end} (to {rate})",
+        "rsqrt_decay": f"reciprocal square root to {end} (to {rate})",
+        "linear_end": f"linear end to {end} (to {rate})",
     }
     return words[phase.name]
 
@@ -78,7 +80,7 @@ def describe(name: str, schedule: Schedule, learning_rate: float, num_training_s
 
 
 def _advice(schedule: Schedule, num_training_steps: int | None) -> str:
-    if any(phase.name == "cosine_decay" for phase in schedule.phases):
+    if any(phase.name in REWARM_DECAYS for phase in schedule.phases):
         return ""
     end = schedule.num_steps if num_training_steps is None else num_training_steps
     reached = [point for point in schedule.branch_points if end is None or point.first_step < end]

@@ -24,9 +24,21 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "min_lr_ratio": 0.1,
     },
     "cosine_rewarm": {"num_rewarm_steps": None, "rewarm_lr_ratio": 1.0, "min_lr_ratio": 0.1},
+    "rsqrt_rewarm": {
+        "num_rewarm_steps": None,
+        "rewarm_lr_ratio": 1.0,
+        "num_anneal_steps": 0.2,
+        "min_lr_ratio": 0.1,
+    },
 }
+AUTOREGRESSIVE = "autoregressive"
+"""The `rewarm_lr_ratio` by which peaks fall from task to task."""
 ABSOLUTE_KEYS = {"constant_lr_ratio": "constant_lr", "min_lr_ratio": "min_lr"}
-LENGTH_KEYS = {"infinite": ("task_steps",), "cosine_rewarm": ("task_steps", "num_tasks")}
+LENGTH_KEYS = {
+    "infinite": ("task_steps",),
+    "cosine_rewarm": ("task_steps", "num_tasks"),
+    "rsqrt_rewarm": ("task_steps", "num_tasks"),
+}
 _CONSTANT_FILLS = "no key of its own: the constant takes the steps that num_cooldown_steps and num_anneal_steps leave"
 _WARMUP = "warmup_steps of the training arguments (below 1 it is a share)"
 _FOREIGN: dict[str, dict[str, str]] = {
@@ -43,6 +55,13 @@ _FOREIGN: dict[str, dict[str, str]] = {
     },
     "cosine_rewarm": {
         "num_cycles": "num_tasks",
+        "min_lr_rate": "min_lr_ratio",
+        "warmup_ratio": _WARMUP,
+        "warmup_steps": _WARMUP,
+    },
+    "rsqrt_rewarm": {
+        "num_cooldown_steps": "num_anneal_steps",
+        "num_decay_steps": "num_anneal_steps",
         "min_lr_rate": "min_lr_ratio",
         "warmup_ratio": _WARMUP,
         "warmup_steps": _WARMUP,
@@ -65,7 +84,7 @@ def check_keys(name: str, kwargs: Mapping[str, Any]) -> None:
 
     Args:
         name (`str`):
-            `infinite` or `cosine_rewarm`.
+            `infinite`, `cosine_rewarm` or `rsqrt_rewarm`.
         kwargs (`Mapping[str, Any]`):
             The `lr_scheduler_kwargs`.
 
@@ -112,7 +131,7 @@ def complete_arguments(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         name (`str`):
-            `infinite` or `cosine_rewarm`.
+            `infinite`, `cosine_rewarm` or `rsqrt_rewarm`.
         kwargs (`Mapping[str, Any]`):
             The `lr_scheduler_kwargs` without `task_steps`, `num_tasks` and `on_resume`; `None` is the default.
 
@@ -139,7 +158,7 @@ def complete_arguments(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     if name == "infinite":
         _check_infinite(complete)
     else:
-        _check_cosine_rewarm(complete)
+        _check_rewarm(complete)
     return complete
 
 
@@ -155,12 +174,16 @@ def _check_infinite(arguments: dict[str, Any]) -> None:
     _check_floor_number(arguments)
 
 
-def _check_cosine_rewarm(arguments: dict[str, Any]) -> None:
-    if arguments["num_rewarm_steps"] is not None:
-        check_steps_or_share("num_rewarm_steps", arguments["num_rewarm_steps"])
+def _check_rewarm(arguments: dict[str, Any]) -> None:
+    for key in ("num_rewarm_steps", "num_anneal_steps"):
+        if arguments.get(key) is not None:
+            check_steps_or_share(key, arguments[key])
     ratios = arguments["rewarm_lr_ratio"]
-    for ratio in ratios if isinstance(ratios, list) else [ratios]:
-        _positive("rewarm_lr_ratio", ratio)
+    if isinstance(ratios, str):
+        check_choice("rewarm_lr_ratio", ratios, ("a number", "a list of numbers", AUTOREGRESSIVE))
+    else:
+        for ratio in ratios if isinstance(ratios, list) else [ratios]:
+            _positive("rewarm_lr_ratio", ratio)
     _check_floor_number(arguments)
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from enum import Enum
 from functools import partial
-from operator import attrgetter
 from typing import Any
 
 from transformers import SchedulerType, TrainingArguments
 
+from hf_infinite_lr.arguments import DEFAULTS
 from hf_infinite_lr.lr_scheduler import schedule_from_arguments
+from hf_infinite_lr.merging import MergeSettings
 from hf_infinite_lr.methods.chosen import RUN_MODES, read_methods
 from hf_infinite_lr.methods.gdumb import FromScratch, GDumbSettings, gdumb_stream
 from hf_infinite_lr.methods.joint import JOINT, joint_stream
@@ -22,7 +22,7 @@ from hf_infinite_lr.stream.plan import StreamPlan, plan_stream, task_lengths
 from hf_infinite_lr.stream.replay import ReplaySettings, check_buffers
 from hf_infinite_lr.stream.task import Stream
 
-OWN_SCHEDULES = ("infinite", "cosine_rewarm")
+OWN_SCHEDULES = tuple(DEFAULTS)
 ANNEAL_BUDGETS = ("within", "extra")
 RELEASES = ("each", "last", "none")
 REWINDS = ("full", "weights", "none")
@@ -77,9 +77,16 @@ class ContinualArguments:
         methods (`dict`, *optional*):
             What fights forgetting beside the schedule and replay, by name with its keys, any number together: `mas`
             (keys `weight` .1, `alpha` .1, `num_samples` 256), `fisher` (EWC: `weight`, `alpha`, `num_samples`), `l2`
-            (`weight`), `lwf` (`weight` .5). `gdumb` (`buffer_size`, `label_column`) and `joint` say what the whole
-            run trains on and stand alone. Without any, the stream is fine-tuned on. Example:
-            `{"mas": {"weight": 0.5}, "lwf": {}}`; see [`~hf_infinite_lr.methods`].
+            (`weight`), `lwf` (`weight` .5). For class-incremental classification `slca`, `lae` or
+            `nearest_class_mean`; for fine-tuning that keeps a backbone general `attention_preserving` (`weight`).
+            `gdumb` (`buffer_size`, `label_column`) and `joint` say what the whole run trains on and stand alone.
+            Without any, the stream is fine-tuned on. Example: `{"mas": {"weight": 0.5}, "lwf": {}}`; see
+            [`~hf_infinite_lr.methods`].
+        merge (`str` or `dict`, *optional*):
+            Merge each task's model with the running average (`ema`) or with the model that the run began with
+            (`first`); with keys, `{"method": "ema", "weight": 0.5, "next_start": false}`. The merged model is what is
+            evaluated and released, and with `next_start` what the next task goes on from; see
+            [`~hf_infinite_lr.merging.MergeSettings`].
         embedding_learning_rate (`float`, *optional*):
             Peak of the input and output embeddings, where it is not `learning_rate`; the schedule scales both alike.
         hub_license (`str`, *optional*):
@@ -116,7 +123,11 @@ class ContinualArguments:
         default=False, metadata={"help": "Resume although begun tasks are changed, gone or in another order."}
     )
     methods: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "Methods by name with their keys: mas, fisher, l2, lwf; or gdumb, or joint."}
+        default=None, metadata={"help": "Methods by name with their keys, such as mas, lwf, slca; or gdumb, or joint."}
+    )
+    merge: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "Merge each task's model: ema, first, or a mapping with weight and next_start."},
     )
     embedding_learning_rate: float | None = field(
         default=None, metadata={"help": "Peak learning rate of the embeddings; learning_rate by default."}
@@ -157,6 +168,9 @@ class ContinualArguments:
         self.methods = {name: asdict(settings) for name, settings in read_methods(self.methods).items()}
         if mode := run_mode(self):
             _check_run_mode(self, mode)
+        if self.merge is not None:
+            self.merge = asdict(settings := MergeSettings.of(self.merge))
+            _check_merge(self, settings)
 
 
 def _check_buffer_size(size: Any) -> None:
@@ -223,6 +237,21 @@ def _check_run_mode(args: Any, mode: str) -> None:
                 f"lr_scheduler_type={schedule_name(args)!r} cannot be used with methods.gdumb: one curve over the run "
                 f"would leave the later trainings its end; use {' or '.join(OWN_SCHEDULES)}."
             )
+
+
+def _check_merge(args: Any, settings: MergeSettings) -> None:
+    if mode := run_mode(args):
+        raise ValueError(f"merge.method={settings.method!r} cannot be used with methods.{mode}, which has no stream.")
+    if args.release != "each":
+        raise ValueError(
+            f"merge.method={settings.method!r} with release={args.release!r} has nothing to merge with; use "
+            "release='each'."
+        )
+    if settings.next_start and args.rewind != "none" and schedule_name(args) == "infinite":
+        raise ValueError(
+            f"merge.next_start=True with rewind={args.rewind!r}: the next task would start from the trunk; use "
+            "rewind='none', or a schedule that re-warms."
+        )
 
 
 def arrange(args: Any, stream: Stream, global_batch_size: int) -> Stream:
@@ -361,38 +390,3 @@ def task_steps_of(args: ContinualArguments) -> int | Sequence[int] | None:
     if args.task_steps is not None and len(args.task_steps) == 1:
         return args.task_steps[0]
     return args.task_steps
-
-
-def refuse_unsupported(args: Any) -> None:
-    """Refuses the Trainer settings that would break trunk, order or exactness.
-
-    Args:
-        args: `TrainingArguments` of a continual run.
-
-    Raises:
-        ValueError: naming the setting, its value and why.
-    """
-    for name, (refused, reason) in _UNSUPPORTED.items():
-        value = attrgetter(name)(args)
-        value = value.value if isinstance(value, Enum) else value
-        if value in refused:
-            raise ValueError(f"{name}={value!r} cannot be used with ContinualTrainer: {reason}.")
-
-
-_UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "save_only_model": ((True,), "a rewind needs the optimizer's state"),
-    "load_best_model_at_end": ((True,), "the model after training is the last release"),
-    "save_strategy": (("best",), "it would drop the trunk's checkpoints"),
-    "auto_find_batch_size": ((True,), "task boundaries are counted in global batches"),
-    "ignore_data_skip": ((True,), "a resumed run would train on other data"),
-    "save_on_each_node": ((True,), "transformers writes the weights on the first node alone; share output_dir"),
-    "enable_jit_checkpoint": ((True,), "its checkpoints are not written aside first"),
-    "accelerator_config.split_batches": ((True,), "batches are planned per process"),
-    "accelerator_config.dispatch_batches": ((True,), "every process reads its own batches"),
-    "lr_scheduler_type": (
-        ("reduce_lr_on_plateau", "greedy"),
-        "its rate follows the metrics, so it is no function of the step",
-    ),
-    "train_sampling_strategy": (("group_by_length", "batch_rebalance", "sequential"), "a stream has its own order"),
-}
-"""Trainer's settings with the values that are refused, and why."""

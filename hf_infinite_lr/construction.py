@@ -6,6 +6,7 @@ from typing import Any
 from hf_infinite_lr.arguments import (
     ABSOLUTE_KEYS,
     ANNEAL_BUDGETS,
+    AUTOREGRESSIVE,
     DEFAULTS,
     RELEASES,
     check_choice,
@@ -17,10 +18,13 @@ from hf_infinite_lr.arguments import (
 from hf_infinite_lr.schedules import (
     ANNEAL_TYPES_TO_ZERO,
     Schedule,
+    autoregressive_cosine_peaks,
+    autoregressive_rsqrt_peaks,
     check_steps_or_share,
     cosine_rewarm,
     infinite,
     resolve_share,
+    rsqrt_rewarm,
 )
 
 
@@ -46,13 +50,13 @@ def schedule_from_arguments(
 
     Args:
         name (`str`):
-            `infinite` or `cosine_rewarm`.
+            `infinite`, `cosine_rewarm` or `rsqrt_rewarm`.
         task_steps (`Sequence[int]`):
             Optimizer steps of each task.
         learning_rate (`float`):
             The peak, by which absolute rates are divided.
         warmup_steps (`int` or `float`):
-            Steps, or a share of the first task; for `cosine_rewarm` a share of each task.
+            Steps, or a share of the first task; where tasks re-warm, a share of each task.
         kwargs (`Mapping[str, Any]`):
             The `lr_scheduler_kwargs` without `task_steps`, `num_tasks` and `on_resume`.
         anneal_budget (`str`, *optional*, defaults to `"within"`):
@@ -84,6 +88,8 @@ def schedule_from_arguments(
         return _cosine_rewarm(lengths, peak, warmup, arguments)
     share = arguments["num_anneal_steps"]
     anneal_steps = [resolve_share("num_anneal_steps", share, length) for length in lengths]
+    if name == "rsqrt_rewarm":
+        return _rsqrt_rewarm(lengths, peak, warmup, arguments, anneal_steps)
     if release != "each":
         anneal_steps = [0] * len(lengths) if release == "none" else [0] * (len(lengths) - 1) + anneal_steps[-1:]
     return _infinite(lengths, peak, warmup, arguments, anneal_steps, anneal_budget)
@@ -139,26 +145,58 @@ def _infinite_levels(
 
 
 def _cosine_rewarm(lengths: Sequence[int], peak: float, warmup: int | float, arguments: Mapping[str, Any]) -> Schedule:
+    warmup_steps = _warmup_steps(lengths, warmup, arguments)
+    floor_text, m = _factor(arguments, "min_lr_ratio", peak)
+    peaks = _given_peaks(lengths, arguments["rewarm_lr_ratio"])
+    if peaks is None:
+        peaks = autoregressive_cosine_peaks(lengths, warmup_steps, m)
+    _check_floor(floor_text, m, peaks)
+    return cosine_rewarm(lengths, warmup_steps=warmup_steps, peak_ratios=peaks, min_ratio=m)
+
+
+def _rsqrt_rewarm(
+    lengths: Sequence[int],
+    peak: float,
+    warmup: int | float,
+    arguments: Mapping[str, Any],
+    end_steps: Sequence[int],
+) -> Schedule:
+    warmup_steps = _warmup_steps(lengths, warmup, arguments)
+    floor_text, m = _factor(arguments, "min_lr_ratio", peak)
+    peaks = _given_peaks(lengths, arguments["rewarm_lr_ratio"])
+    if peaks is None:
+        peaks = autoregressive_rsqrt_peaks(lengths, [max(1, steps) for steps in warmup_steps], m)
+    _check_floor(floor_text, m, peaks)
+    return rsqrt_rewarm(lengths, warmup_steps=warmup_steps, end_steps=end_steps, peak_ratios=peaks, min_ratio=m)
+
+
+def _warmup_steps(lengths: Sequence[int], warmup: int | float, arguments: Mapping[str, Any]) -> list[int]:
     rewarm = arguments["num_rewarm_steps"]
-    warmup_steps = [
+    return [
         resolve_share("warmup_steps", warmup, length)
         if task == 0 or rewarm is None
         else resolve_share("num_rewarm_steps", rewarm, length)
         for task, length in enumerate(lengths)
     ]
-    ratios = arguments["rewarm_lr_ratio"]
+
+
+def _given_peaks(lengths: Sequence[int], ratios: str | float | list[float]) -> list[float] | None:
+    """Return the peak of each task relative to the learning rate; `None` where a rule gives them."""
+    if ratios == AUTOREGRESSIVE:
+        return None
     if isinstance(ratios, list) and len(ratios) != len(lengths) - 1:
         raise ValueError(
             f"rewarm_lr_ratio={ratios!r} must hold one ratio for each task after the first: {len(lengths) - 1}."
         )
-    peaks = [1.0, *(map(float, ratios) if isinstance(ratios, list) else [float(ratios)] * (len(lengths) - 1))]
-    floor_text, m = _factor(arguments, "min_lr_ratio", peak)
+    return [1.0, *(map(float, ratios) if isinstance(ratios, list) else [float(ratios)] * (len(lengths) - 1))]
+
+
+def _check_floor(floor_text: str, m: float, peaks: Sequence[float]) -> None:
     for task, ratio in enumerate(peaks):
         if m > ratio:
             raise ValueError(
                 f"{floor_text} must not be above the peak of task {task + 1} ({ratio!r} x learning_rate)."
             )
-    return cosine_rewarm(lengths, warmup_steps=warmup_steps, peak_ratios=peaks, min_ratio=m)
 
 
 def open_schedule(name: str, peak: float, arguments: Mapping[str, Any]) -> Schedule:
@@ -166,7 +204,7 @@ def open_schedule(name: str, peak: float, arguments: Mapping[str, Any]) -> Sched
 
     Args:
         name (`str`):
-            `infinite`; a repeated cosine cannot be open.
+            `infinite`; a schedule that re-warms cannot be open.
         peak (`float`):
             The peak, by which absolute rates are divided.
         arguments (`Mapping[str, Any]`):
@@ -176,10 +214,10 @@ def open_schedule(name: str, peak: float, arguments: Mapping[str, Any]) -> Sched
         [`~hf_infinite_lr.schedules.Schedule`]: warm-up, cool-down and the constant.
 
     Raises:
-        `ValueError`: for a share, for annealing, and for `cosine_rewarm`.
+        `ValueError`: for a share, for annealing, and for another name.
     """
-    if name == "cosine_rewarm":
-        raise ValueError("num_training_steps=None: cosine_rewarm needs num_training_steps or task_steps.")
+    if name != "infinite":
+        raise ValueError(f"num_training_steps=None: {name} needs num_training_steps or task_steps.")
     warmup, cooldown, anneal = (arguments[key] for key in ("warmup_steps", "num_cooldown_steps", "num_anneal_steps"))
     check_steps_or_share("warmup_steps", warmup)
     for key, value in (("num_warmup_steps", warmup), ("num_cooldown_steps", cooldown)):

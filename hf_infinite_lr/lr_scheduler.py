@@ -17,7 +17,14 @@ from hf_infinite_lr.plain_run import plain_schedule
 from hf_infinite_lr.resume_policy import ScheduleState, resume
 from hf_infinite_lr.schedules import Phase, Schedule
 
-__all__ = ["ScheduleLR", "get_cosine_rewarm_schedule", "get_infinite_schedule", "peak_rate", "schedule_from_arguments"]
+__all__ = [
+    "ScheduleLR",
+    "get_cosine_rewarm_schedule",
+    "get_infinite_schedule",
+    "get_rsqrt_rewarm_schedule",
+    "peak_rate",
+    "schedule_from_arguments",
+]
 
 
 class ScheduleLR(LRScheduler):
@@ -257,7 +264,7 @@ def get_cosine_rewarm_schedule(
     task_steps: int | Sequence[int] | None = None,
     num_tasks: int | None = None,
     num_rewarm_steps: int | float | None = None,
-    rewarm_lr_ratio: float | Sequence[float] | None = None,
+    rewarm_lr_ratio: float | Sequence[float] | str | None = None,
     min_lr_ratio: float | None = None,
     min_lr: float | None = None,
     on_resume: str | None = None,
@@ -281,8 +288,10 @@ def get_cosine_rewarm_schedule(
         num_rewarm_steps (`int` or `float`, *optional*):
             Warm-up of each later task: steps, or a share of the task. As the first task's if not given. A later
             task that is shorter than its warm-up ends on the way up.
-        rewarm_lr_ratio (`float` or `Sequence[float]`, *optional*, defaults to 1.0):
-            Peak of every later task relative to the optimizer's rate; a list has one for each later task.
+        rewarm_lr_ratio (`float`, `Sequence[float]` or `str`, *optional*, defaults to 1.0):
+            Peak of every later task relative to the optimizer's rate; a list has one for each later task, and
+            `autoregressive` lowers them from task to task along one long cosine (Roth et al. 2024, arXiv
+            2408.14471).
         min_lr_ratio (`float`, *optional*, defaults to 0.1):
             End of each cosine relative to the optimizer's rate.
         min_lr (`float`, *optional*):
@@ -315,3 +324,76 @@ def get_cosine_rewarm_schedule(
         **unknown,
     }
     return _plain_scheduler("cosine_rewarm", optimizer, num_warmup_steps, num_training_steps, kwargs)
+
+
+def get_rsqrt_rewarm_schedule(
+    optimizer: Optimizer,
+    num_warmup_steps: int | float,
+    num_training_steps: int | None = None,
+    *,
+    task_steps: int | Sequence[int] | None = None,
+    num_tasks: int | None = None,
+    num_rewarm_steps: int | float | None = None,
+    rewarm_lr_ratio: float | Sequence[float] | str | None = None,
+    num_anneal_steps: int | float | None = None,
+    min_lr_ratio: float | None = None,
+    min_lr: float | None = None,
+    on_resume: str | None = None,
+    **unknown: Any,
+) -> ScheduleLR:
+    """Make the repeated reciprocal square root for an optimizer.
+
+    Every task warms up from rate 0, decays with the reciprocal square root of its steps and ends linearly at 0, where
+    its last update is (Roth et al. 2024, arXiv 2408.14471; see [`~hf_infinite_lr.schedules.rsqrt_rewarm`]).
+
+    Args:
+        optimizer (`torch.optim.Optimizer`):
+            Its default rate is the peak of the first task.
+        num_warmup_steps (`int` or `float`):
+            Warm-up of the first task, 1 step or more: steps, or a share of the task.
+        num_training_steps (`int`, *optional*):
+            Steps of the run; not needed when `task_steps` is a list.
+        task_steps (`int` or `Sequence[int]`, *optional*):
+            Length of every task, or a list of lengths, in steps.
+        num_tasks (`int`, *optional*):
+            Number of equal tasks, instead of their lengths; the remainder goes to the first.
+        num_rewarm_steps (`int` or `float`, *optional*):
+            Warm-up of each later task: steps, or a share of the task. As the first task's if not given.
+        rewarm_lr_ratio (`float`, `Sequence[float]` or `str`, *optional*, defaults to 1.0):
+            Peak of every later task relative to the optimizer's rate; a list has one for each later task, and
+            `autoregressive` lowers them from task to task along one long reciprocal square root (as there).
+        num_anneal_steps (`int` or `float`, *optional*, defaults to 0.2):
+            Length of the linear end: steps, or a share of each task; 0 for none. No branch leaves the trunk there.
+        min_lr_ratio (`float`, *optional*, defaults to 0.1):
+            What the reciprocal square root falls to, relative to the optimizer's rate.
+        min_lr (`float`, *optional*):
+            The same as a rate, instead of the ratio.
+        on_resume (`str`, *optional*, defaults to `"continue"`):
+            What changed arguments do to a resumed run: `continue` or `override`.
+        **unknown (`Any`):
+            Refused, with the name to use.
+
+    Returns:
+        [`ScheduleLR`]: to be stepped once after every optimizer step.
+
+    Raises:
+        `ValueError`: one sentence naming field, value and rule.
+
+    >>> import torch
+    >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    >>> scheduler = get_rsqrt_rewarm_schedule(optimizer, 2, 24, num_tasks=2, num_anneal_steps=4, min_lr=0.0)
+    >>> [round(scheduler.rate_at(step), 3) for step in (2, 8, 11, 14, 99)]
+    [1.0, 0.375, 0.0, 1.0, 0.0]
+    """
+    kwargs = {
+        "task_steps": task_steps,
+        "num_tasks": num_tasks,
+        "num_rewarm_steps": num_rewarm_steps,
+        "rewarm_lr_ratio": rewarm_lr_ratio,
+        "num_anneal_steps": num_anneal_steps,
+        "min_lr_ratio": min_lr_ratio,
+        "min_lr": min_lr,
+        "on_resume": on_resume,
+        **unknown,
+    }
+    return _plain_scheduler("rsqrt_rewarm", optimizer, num_warmup_steps, num_training_steps, kwargs)

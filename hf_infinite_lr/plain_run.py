@@ -73,7 +73,7 @@ def plain_schedule(
 
     Args:
         name (`str`):
-            `infinite` or `cosine_rewarm`.
+            `infinite`, `cosine_rewarm` or `rsqrt_rewarm`.
         learning_rate (`float`):
             The peak.
         num_warmup_steps (`int` or `float`):

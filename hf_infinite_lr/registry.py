@@ -1,4 +1,4 @@
-"""The file that touches transformers' private tables, so that both names work in every Trainer script.
+"""The file that touches transformers' private tables, so that the names work in every Trainer script.
 
 `TrainingArguments` and `HfArgumentParser` accept the members of the enum `SchedulerType` alone, and `get_scheduler`
 looks the member up in a table of functions. Neither can be extended from outside, so members and functions are added
@@ -11,7 +11,12 @@ from enum import Enum
 from typing import Any
 
 from hf_infinite_lr.announcement import announce, show_on_console, trunk_savers
-from hf_infinite_lr.lr_scheduler import ScheduleLR, get_cosine_rewarm_schedule, get_infinite_schedule
+from hf_infinite_lr.lr_scheduler import (
+    ScheduleLR,
+    get_cosine_rewarm_schedule,
+    get_infinite_schedule,
+    get_rsqrt_rewarm_schedule,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +29,15 @@ def _cosine_rewarm(optimizer: Any, num_warmup_steps: int, num_training_steps: in
     return _announced(get_cosine_rewarm_schedule, optimizer, num_warmup_steps, num_training_steps, kwargs)
 
 
-FUNCTIONS: dict[str, Callable[..., ScheduleLR]] = {"infinite": _infinite, "cosine_rewarm": _cosine_rewarm}
+def _rsqrt_rewarm(optimizer: Any, num_warmup_steps: int, num_training_steps: int, **kwargs: Any) -> ScheduleLR:
+    return _announced(get_rsqrt_rewarm_schedule, optimizer, num_warmup_steps, num_training_steps, kwargs)
+
+
+FUNCTIONS: dict[str, Callable[..., ScheduleLR]] = {
+    "infinite": _infinite,
+    "cosine_rewarm": _cosine_rewarm,
+    "rsqrt_rewarm": _rsqrt_rewarm,
+}
 
 
 def _announced(
@@ -82,7 +95,7 @@ def add_member(enum_class: type[Enum], value: str) -> None:
 
 
 def register() -> None:
-    """Make `infinite` and `cosine_rewarm` known to transformers; called on import, and harmless to repeat.
+    """Make `infinite`, `cosine_rewarm` and `rsqrt_rewarm` known to transformers: on import, harmless to repeat.
 
     Raises:
         `RuntimeError`: when another package has taken one of the names.

@@ -10,7 +10,7 @@ from typing import Any
 
 from hf_infinite_lr.announcement import format_rate, is_main_process
 from hf_infinite_lr.arguments import RATE_KEYS
-from hf_infinite_lr.schedules import Phase, Schedule, check_steps_or_share, resolve_share
+from hf_infinite_lr.schedules import Phase, Schedule, check_steps_or_share, resolve_share, rsqrt
 
 logger = logging.getLogger(__name__)
 
@@ -182,7 +182,10 @@ def _cut(schedule: Schedule, position: int) -> tuple[Phase, ...]:
         rest = (Phase("constant", phase.task, hold, phase.end, phase.end, "constant"),) if hold else ()
         return (*schedule.phases[: index + 1], *rest)
     value = phase(done)
-    return (*schedule.phases[:index], replace(phase, num_steps=done, start=value, end=value, shape="constant"))
+    return (
+        *schedule.phases[:index],
+        replace(phase, num_steps=done, start=value, end=value, shape="constant", timescale=None, floor=None),
+    )
 
 
 def _continue(saved: ScheduleState, new: ScheduleState, rewinds: bool) -> ScheduleState:
@@ -219,7 +222,15 @@ def _begun(schedule: Schedule, position: int) -> int | None:
 
 def _ranks(schedule: Schedule) -> list[tuple[int, int]]:
     """Return a sort key for each phase: its task, and its place in a task's order of phases."""
-    order = {"warmup": 0, "cooldown_to_constant": 1, "constant": 2, "anneal": 3, "cosine_decay": 3}
+    order = {
+        "warmup": 0,
+        "cooldown_to_constant": 1,
+        "constant": 2,
+        "anneal": 3,
+        "cosine_decay": 3,
+        "rsqrt_decay": 3,
+        "linear_end": 4,
+    }
     ranks: list[tuple[int, int]] = []
     for phase in schedule.phases:
         rank = (phase.task, order[phase.name])
@@ -295,10 +306,25 @@ def _at_old_rates(phase: Phase, old: Schedule, previous: Phase | None, whole: bo
         return replace(phase, start=c if phase.name == "constant" else phase.start, end=c)
     if phase.name == "warmup":
         return replace(phase, end=same_task[0].end if same_task and whole else phase.end)
+    if phase.name == "linear_end":
+        return _linear_end_at_old_rates(phase, old, previous)
     start = same_task[0].start if same_task else phase.start
     if previous is not None and previous.task == phase.task:
         start = previous.end
+    if phase.name == "rsqrt_decay":
+        floor = same_kind[0].floor if same_kind else phase.floor
+        assert floor is not None
+        return replace(phase, start=start, end=rsqrt(1.0, start, 0.0, phase.timescale, floor), floor=floor)
     return replace(phase, start=start, end=same_kind[0].end if same_kind else phase.end)
+
+
+def _linear_end_at_old_rates(phase: Phase, old: Schedule, previous: Phase | None) -> Phase:
+    """Let a linear end go on from the phase before it, which its task has, over the checkpoint's floor."""
+    assert previous is not None
+    assert phase.num_steps is not None
+    floors = [other.floor for other in old.phases if other.name == "rsqrt_decay" and other.floor is not None]
+    first = (phase.num_steps - 1) / phase.num_steps
+    return replace(phase, start=first * previous.end, floor=first * floors[0] if floors else phase.floor)
 
 
 def _log_changes(saved: ScheduleState, new: ScheduleState, resumed: ScheduleState) -> None:

@@ -1,7 +1,9 @@
 """A small Hub on the loopback interface: the calls that huggingface_hub makes, with repositories kept in memory.
 
 It answers as the Hub does where the client can tell the difference (status codes, error headers, commit hashes, entity
-tags, oids of unchanged files, metadata that is refused), takes every file as a regular one, and can be told to fail.
+tags, oids of unchanged files, metadata that is refused), and can be told to fail. Files above a size that a test sets
+go through the large file storage (batch, upload in one part or several, verification), and come back from it by a
+redirection.
 """
 
 import base64
@@ -20,6 +22,9 @@ OWNER = "user"
 CALLS = ("create_repo", "refs", "commits", "tree", "preupload", "commit", "validate", "create_branch", "create_tag")
 """What a publication calls, by name; the names by which faults are set."""
 
+LFS_CALLS = ("lfs_batch", "lfs_part", "lfs_complete", "lfs_put", "lfs_verify")
+"""What the client calls besides for files of the large file storage; parts and completion for the largest ones."""
+
 _REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _ROUTES = [
     ("create_repo", "POST", r"/api/repos/create"),
@@ -32,6 +37,12 @@ _ROUTES = [
     ("create_branch", "POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/branch/(?P<revision>[^/]+)"),
     ("create_tag", "POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/tag/(?P<revision>[^/]+)"),
     ("delete_tag", "DELETE", r"/api/models/(?P<repo>[^/]+/[^/]+)/tag/(?P<revision>[^/]+)"),
+    ("lfs_batch", "POST", r"/(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch"),
+    ("lfs_put", "PUT", r"/storage/(?P<oid>[0-9a-f]{64})"),
+    ("lfs_part", "PUT", r"/storage/(?P<oid>[0-9a-f]{64})/(?P<part>\d+)"),
+    ("lfs_complete", "POST", r"/storage/(?P<oid>[0-9a-f]{64})/complete"),
+    ("lfs_verify", "POST", r"/storage/(?P<oid>[0-9a-f]{64})/verify"),
+    ("lfs_get", "GET", r"/storage/(?P<oid>[0-9a-f]{64})"),
     ("info", "GET", r"/api/models/(?P<repo>[^/]+/[^/]+)(/revision/(?P<revision>[^/]+))?"),
     ("head", "HEAD", r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)"),
     ("download", "GET", r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)"),
@@ -101,6 +112,10 @@ class LoopbackHub:
         self.stopping, self.hanging = threading.Event(), threading.Event()
         self.lock = threading.Lock()
         self.bytes_per_second: float | None = None
+        self.lfs_above: int | None = None
+        self.part_size = 1 << 30
+        self.objects: dict[str, bytes] = {}
+        self.parts: dict[tuple[str, int], bytes] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
@@ -187,7 +202,19 @@ class LoopbackHub:
 
     def tree(self, repo, revision, **_):
         files = self._commit(repo, revision).files
-        return [{"type": "file", "path": n, "size": len(data), "oid": git_oid(data)} for n, data in files.items()]
+        return [
+            {"type": "file", "path": name, "size": len(data), "oid": git_oid(data), **self._pointer(data)}
+            for name, data in files.items()
+        ]
+
+    def _pointer(self, data):
+        oid = self._stored(data)
+        return {} if oid is None else {"lfs": {"oid": oid, "size": len(data), "pointerSize": 134}}
+
+    def _stored(self, data):
+        """The oid of a file that lies in the large file storage."""
+        oid = hashlib.sha256(data).hexdigest()
+        return oid if oid in self.objects else None
 
     def info(self, repo, revision="main", **_):
         commit, files = self._commit(repo, revision), self._commit(repo, revision).files
@@ -200,13 +227,53 @@ class LoopbackHub:
             "files": [
                 {
                     "path": each["path"],
-                    "uploadMode": "regular",
+                    "uploadMode": "regular" if self.lfs_above is None or each["size"] <= self.lfs_above else "lfs",
                     "shouldIgnore": False,
-                    "oid": git_oid(files[each["path"]]) if each["path"] in files else None,
+                    "oid": self._oid(files[each["path"]]) if each["path"] in files else None,
                 }
                 for each in body["files"]
             ]
         }
+
+    def _oid(self, data):
+        return self._stored(data) or git_oid(data)
+
+    def lfs_batch(self, repo, body, **_):
+        assert body["operation"] == "upload"
+        assert "basic" in body["transfers"]
+        return {"transfer": "basic", "objects": [self._object(each["oid"], each["size"]) for each in body["objects"]]}
+
+    def _object(self, oid, size):
+        there = f"{self.endpoint}/storage/{oid}"
+        upload = {"href": there}
+        if size > self.part_size:
+            number = -(-size // self.part_size)
+            parts = {str(part): f"{there}/{part}" for part in range(1, number + 1)}
+            upload = {"href": f"{there}/complete", "header": {"chunk_size": str(self.part_size), **parts}}
+        actions = {"upload": upload, "verify": {"href": f"{there}/verify"}}
+        return {"oid": oid, "size": size, **({} if oid in self.objects else {"actions": actions})}
+
+    def lfs_put(self, oid, body, **_):
+        if hashlib.sha256(body).hexdigest() != oid:
+            raise Refused(400, "the content is not what its oid says")
+        self.objects[oid] = body
+        return {}
+
+    def lfs_part(self, oid, part, body, **_):
+        self.parts[oid, int(part)] = body
+        return {}
+
+    def lfs_complete(self, oid, body, **_):
+        assert [part["etag"] for part in body["parts"]] == ["part"] * len(body["parts"])
+        return self.lfs_put(oid, b"".join(self.parts[oid, part["partNumber"]] for part in body["parts"]))
+
+    def lfs_verify(self, oid, body, **_):
+        if body != {"oid": oid, "size": len(self.objects[oid])}:
+            raise Refused(422, "the object is not what was announced")
+        return {}
+
+    def lfs_get(self, oid, **_):
+        return self.objects[oid]
 
     def commit(self, repo, revision, body, **_):
         if revision not in self.repos[repo].branches:
@@ -215,6 +282,11 @@ class LoopbackHub:
         added = {
             line["value"]["path"]: base64.b64decode(line["value"]["content"]) for line in body if line["key"] == "file"
         }
+        large = [line["value"] for line in body if line["key"] == "lfsFile"]
+        for each in large:
+            if len(self.objects.get(each["oid"], b"")) != each["size"]:
+                raise Refused(400, f"{each['path']} was not uploaded")
+        added |= {each["path"]: self.objects[each["oid"]] for each in large}
         deleted = [line["value"]["path"] for line in body if line["key"] == "deletedFile"]
         missing = [name for name in deleted if name not in self.repos[repo].branches[revision].files]
         if missing:
@@ -319,7 +391,7 @@ def _handler(hub):
                     return self.answer(call, {k: unquote(v) for k, v in match.groupdict().items() if v})
             return self.send(404, b"{}")
 
-        do_GET = do_POST = do_DELETE = do_HEAD = serve  # noqa: N815
+        do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = serve  # noqa: N815
 
         def answer(self, call, found):
             with hub.lock:
@@ -352,6 +424,16 @@ def _handler(hub):
                 return self.drop()
             if fault is not None and fault.kind == "hang_done":
                 return self.hang()
+            if call == "lfs_get":
+                return self.send(200, result)
+            if call == "lfs_part":
+                return self.send(200, b"", ETag="part")
+            if isinstance(result, bytes) and (stored := hub._stored(result)):
+                commit = hub.repos[found["repo"]].find(found["revision"]).oid
+                linked = {"X-Linked-Size": str(len(result)), "X-Linked-Etag": f'"{stored}"', "X-Repo-Commit": commit}
+                # Another host, as the real storage is: the client follows no redirection to it when it only asks.
+                there = f"{hub.endpoint.replace('127.0.0.1', 'localhost')}/storage/{stored}"
+                return self.send(302, b"", Location=there, **linked)
             if isinstance(result, bytes):
                 oid = hub.repos[found["repo"]].find(found["revision"]).oid
                 return self.send(200, result, **{"ETag": f'"{git_oid(result)}"', "X-Repo-Commit": oid})
@@ -370,6 +452,8 @@ def _handler(hub):
         def body(self, raw):
             if self.headers.get("content-type") == "application/x-ndjson":
                 return [json.loads(line) for line in raw.splitlines()]
+            if self.command == "PUT":
+                return raw
             return json.loads(raw) if raw else {}
 
         def hang(self):

@@ -355,19 +355,23 @@ def test_reset_optimizer_starts_every_later_task_afresh(tiny, tmp_path):
     assert (before.found["updates"], probe.found["updates"]) == (7, 0)
 
 
-def test_cosine_rewarm_goes_on_from_the_tasks_end(tiny, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "phases"), [("cosine_rewarm", {"cosine_decay"}), ("rsqrt_rewarm", {"rsqrt_decay", "linear_end"})]
+)
+def test_what_re_warms_goes_on_from_the_tasks_end(name, phases, tiny, tmp_path):
     done = tiny.run(
         tmp_path,
         tiny.data("ab"),
-        lr_scheduler_type="cosine_rewarm",
-        lr_scheduler_kwargs={"num_rewarm_steps": 3},
+        lr_scheduler_type=name,
+        lr_scheduler_kwargs={"num_rewarm_steps": 3, "rewarm_lr_ratio": "autoregressive"},
         callbacks=[probe := AtStep(8)],
     )
     assert [done.watch.rates[step] for step in range(14)] == [tiny.PEAK * done.schedule(step) for step in range(14)]
     assert done.watch.rates[8] == 0
+    assert 0 < max(done.watch.rates[step] for step in range(9, 14)) < tiny.PEAK
     assert directories(tmp_path / "trunk") == directories(tmp_path / "releases") == ["01-a", "02-b"]
     assert tiny.same_tensors(probe.found["weights"], tiny.weights(tmp_path / "releases/01-a"))
-    assert {entry["phase"] for entry in done.watch.logs if "loss" in entry} == {"warmup", "cosine_decay"}
+    assert {entry["phase"] for entry in done.watch.logs if "loss" in entry} == {"warmup", *phases}
 
 
 def test_another_schedule_is_one_curve_over_the_whole_run(tiny, tmp_path):

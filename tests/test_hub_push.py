@@ -5,11 +5,14 @@ import multiprocessing
 import os
 import shutil
 import signal
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import huggingface_hub
 import pytest
+import torch
 from huggingface_hub.utils import close_session
-from loopback_hub import CALLS, LoopbackHub, connect
+from loopback_hub import CALLS, LFS_CALLS, LoopbackHub, connect
 
 from hf_infinite_lr.cli import main
 from hf_infinite_lr.hub import BackgroundSender, PublicationQueue, Publisher, left_sentence, send_queue
@@ -106,6 +109,47 @@ def test_every_fault_at_every_call_costs_nothing_and_doubles_nothing(hub, queue,
     assert_complete(hub, queue)
 
 
+@pytest.fixture
+def lfs_hub(hub, monkeypatch):
+    """The same Hub, which takes larger files through the large file storage, as the Hub does above 10 MB."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)  # it speaks to servers of its own
+    hub.lfs_above, hub.part_size = 10_000, 30_000
+    return hub
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload:DeprecationWarning")  # the client's own
+def test_large_files_go_through_the_large_file_storage(lfs_hub, queue, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    assert send(queue) == []
+    assert_complete(lfs_hub, queue)
+    weights, state = queue.output_dir / "releases/01-a/model.safetensors", queue.output_dir / "trunk/01-a/optimizer.pt"
+    assert weights.stat().st_size < lfs_hub.part_size < state.stat().st_size
+    assert {weights.read_bytes(), state.read_bytes()} <= set(lfs_hub.objects.values())
+    assert {"lfs_batch", *LFS_CALLS} <= set(lfs_hub.calls)
+    loaded = AutoModelForCausalLM.from_pretrained("user/model", revision="task-01-a").state_dict()
+    local = AutoModelForCausalLM.from_pretrained(weights.parent).state_dict()
+    assert all(torch.equal(loaded[name], local[name]) for name in local)
+    assert "lfs_get" in lfs_hub.calls
+    calls = len(lfs_hub.calls)
+    shutil.rmtree(queue.output_dir / "hub" / "sent")
+    queue.add("release", "01-a", "user/model", branch="main", private=True)
+    assert send(queue) == []
+    assert "lfs_put" not in lfs_hub.calls[calls:]
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload:DeprecationWarning")  # the client's own
+@pytest.mark.parametrize("call", LFS_CALLS)
+@pytest.mark.parametrize("kind", [429, 500, "cut", "lost", "hang", 403])
+def test_every_fault_of_the_large_file_storage_costs_nothing_and_doubles_nothing(lfs_hub, queue, call, kind):
+    lfs_hub.fail(call, kind)
+    left = send(queue)
+    assert all("403" in each.reason or "uploading" in each.reason for each in left)
+    assert bool(left) == (kind == 403)
+    assert send(queue) == []
+    assert_complete(lfs_hub, queue)
+
+
 def _send_with_a_client_of_its_own(queue):
     close_session()
     send(queue)
@@ -181,6 +225,17 @@ def test_waits_as_long_as_the_server_says_else_exponentially(hub, queue, fault, 
     pauses = []
     assert send(queue, pauses) == []
     assert pauses == expected
+
+
+@pytest.mark.parametrize(
+    ("named", "least", "most"),
+    [("7", 7, 7), ("", 0, 0), ("soon", 0, 0), ("Wed, 01 Jan 2020 00:00:00 GMT", -1e12, 0), (None, 50, 60)],
+)
+def test_the_servers_wish_to_wait_is_read_as_seconds_or_as_a_date(named, least, most):
+    from hf_infinite_lr.hub.sending import _retry_after
+
+    named = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True) if named is None else named
+    assert least <= _retry_after(named) <= most
 
 
 def test_a_broken_directory_a_pickle_and_a_refused_card_stay_in_the_queue(hub, queue):

@@ -15,6 +15,7 @@ from loopback_hub import CALLS, LoopbackHub, connect
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from hf_infinite_lr.manifest import manifest_of
+from hf_infinite_lr.stream import Task
 
 PLANTED = ("hf_plantedtoken", "planteduser", "plantedhost")
 PUBLISH = {"push_to_hub": True, "hub_model_id": "user/model", "hub_token": "hf_plantedtoken"}
@@ -148,6 +149,14 @@ def test_strategies(tiny, tmp_path, monkeypatch, strategy, expected):
         calls = len(hub.calls)
         trainer.save_model(str(tmp_path / "again"))
         assert "commit" not in hub.calls[calls:] or strategy == "end"
+
+
+def test_samples_of_a_stream_that_are_kept_for_replay_are_never_published(tiny, tmp_path):
+    tasks = [Task(name, data.to_iterable_dataset(), num_steps=8) for name, data in tiny.data("ab").items()]
+    changes = {"hub_strategy": "all_checkpoints", "evaluate_on": "none", "eval_dataset": {}, **PUBLISH}
+    with pytest.raises(ValueError, match=r"would publish the samples that the streaming task 'a' keeps for replay"):
+        tiny.trainer(tmp_path / "run", tasks, replay_fraction=0.25, **changes)
+    tiny.trainer(tmp_path / "run", tasks, **changes)
 
 
 def test_offline_the_queue_fills_and_a_finished_run_sends_it_later(tiny, tmp_path, monkeypatch, caplog):

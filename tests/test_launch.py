@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -93,11 +95,29 @@ def logged(out):
     return [(entry["learning_rate"], entry["loss"]) for entry in history if "loss" in entry]
 
 
+LONGER = ("--task_steps", "[60]")
+
+
 @pytest.fixture(scope="module")
 def on_two(recipe, tmp_path_factory):
     """The run of `cpu-2.yaml`: where it is, and what it said."""
     out = tmp_path_factory.mktemp("cpu-2") / "out"
-    return out, launched(command("cpu-2", recipe, out))
+    return out, launched(command("cpu-2", recipe, out, train=LONGER))
+
+
+def terminated(words, log, **more):
+    """Starts a job, sends SIGTERM to its first process alone once it has logged a step, and waits for its end."""
+    with log.open("w") as file:
+        process = subprocess.Popen(words, env=environment(**more), stdout=file, stderr=subprocess.STDOUT)
+        while "  loss " not in log.read_text():
+            assert process.poll() is None, log.read_text()[-3000:]
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        return process.wait(timeout=120)
+
+
+def checkpoints(out):
+    return [path.name for path in out.glob("checkpoint-*")]
 
 
 @pytest.mark.slow
@@ -143,7 +163,8 @@ def test_it_starts_on_gpus(name, num_gpus, recipe, tmp_path):
 SLURM = {
     "scontrol": 'case $1 in show) echo 127.0.0.1;; requeue) echo "$2" >> "$REQUEUED";; esac\n',
     "srun": """shift
-trap 'kill -TERM $pids' TERM
+below() { for pid in $(ps -o pid= --ppid $1); do below $pid; done; echo $1; }
+trap 'kill -TERM $(for pid in $pids; do below $pid; done)' TERM
 SLURM_NODEID=0 "$@" & pids=$!
 # On one machine the second launcher must not take the port before the first has looked whether it is free.
 until (exec 3<>/dev/tcp/127.0.0.1/$((20000 + SLURM_JOB_ID % 20000))) 2>/dev/null; do
@@ -151,30 +172,50 @@ until (exec 3<>/dev/tcp/127.0.0.1/$((20000 + SLURM_JOB_ID % 20000))) 2>/dev/null
     sleep 0.2
 done
 SLURM_NODEID=1 "$@" & pids="$pids $!"
-for pid in $pids; do wait $pid || { status=1; kill -TERM $pids; }; done
+for pid in $pids; do
+    wait $pid || status=$?
+    while kill -0 $pid 2>/dev/null; do wait $pid || status=$?; done  # a signal has cut the first wait short
+done
 exit ${status:-0}
 """,
 }
-"""Stand-ins for the two commands of Slurm that the script calls: a job of two nodes that are this machine."""
+"""Stand-ins for the two commands of Slurm that the script calls: a job of two nodes that are this machine.
+
+As in Slurm, a signal to a step reaches every process of it, the launchers' own processes too.
+"""
 
 
 @pytest.mark.slow
-def test_the_job_of_several_nodes_is_that_of_several_processes(recipe, on_two, tmp_path):
+def test_a_launcher_that_is_terminated_leaves_a_checkpoint(recipe, tmp_path):
+    words = command("cpu-2", recipe, tmp_path / "out", train=LONGER)
+    assert terminated(words, tmp_path / "log") == 1, "torchrun's own status"
+    (checkpoint,) = checkpoints(tmp_path / "out")
+    assert f"SIGTERM: saving at step {checkpoint.removeprefix('checkpoint-')}" in (tmp_path / "log").read_text()
+    assert not (tmp_path / "out" / "releases" / "02-two").exists()
+
+
+@pytest.mark.slow
+def test_a_job_of_several_nodes_is_pre_empted_requeued_and_ends_as_several_processes(recipe, on_two, tmp_path):
     for name, script in SLURM.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{script}")
         (tmp_path / name).chmod(0o755)
     slurm = {"SLURM_JOB_ID": free_port(), "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "here", "PROCESSES_PER_NODE": "1"}
     choice = {"RECIPE": str(recipe), "LAUNCH": str(LAUNCH / "cpu-2.yaml"), "REQUEUED": str(tmp_path / "requeued")}
     path = f"{tmp_path}{os.pathsep}{environment()['PATH']}"
-    launched([LAUNCH / "multi-node.sbatch", "--output_dir", tmp_path / "out"], **slurm, **choice, PATH=path)
+    words = [LAUNCH / "multi-node.sbatch", "--output_dir", tmp_path / "out", *LONGER]
+    assert terminated(words, tmp_path / "log", **slurm, **choice, PATH=path) != 0
+    assert (tmp_path / "requeued").read_text().split() == [slurm["SLURM_JOB_ID"]]
+    assert len(checkpoints(tmp_path / "out")) == 1, (tmp_path / "log").read_text()[-3000:]
+    launched(words, **slurm, **choice, PATH=path)
     assert settings(tmp_path / "out")["world_size"] == 2
     assert logged(tmp_path / "out") == logged(on_two[0])
-    assert not (tmp_path / "requeued").exists()
+    assert (tmp_path / "requeued").read_text().split() == [slurm["SLURM_JOB_ID"]], "no more than once"
 
 
 DYING = """
 import os, signal, sys
 import conftest as tiny
+from hf_infinite_lr import Preemption
 from transformers import TrainerCallback
 
 class Death(TrainerCallback):
@@ -182,7 +223,9 @@ class Death(TrainerCallback):
         if state.global_step == 3 and args.process_index == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-tiny.run(sys.argv[1], tiny.data("ab"), per_device_train_batch_size=4, callbacks=[Death()])
+run = tiny.trainer(sys.argv[1], tiny.data("ab"), per_device_train_batch_size=4, callbacks=[Death()])
+with Preemption(run):
+    run.train()
 """
 
 
@@ -196,3 +239,4 @@ def test_a_dead_process_ends_the_job(tmp_path):
     done = subprocess.run(words, env=environment(PYTHONPATH=search), capture_output=True, text=True, timeout=600)
     assert done.returncode != 0
     assert "Signal 9 (SIGKILL) received" in done.stderr
+    assert not list((tmp_path / "out").glob("checkpoint-*")), "an end by failure is no pre-emption"

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from hf_infinite_lr.objectives.causal_lm import ModelSource, build_model, build_tokenizer
 from hf_infinite_lr.recipe import load_recipe
-from hf_infinite_lr.trainer.embeddings import separate_embeddings
+from hf_infinite_lr.trainer.rates import separate_embeddings
 from hf_infinite_lr.trainer.restore import restore_weights
 
 # PEFT 0.21 asks transformers for a name that transformers 5.23 deprecates.

@@ -1,6 +1,7 @@
 import copy
 import io
 import logging
+import math
 import pickle
 from itertools import pairwise
 
@@ -13,6 +14,7 @@ from hf_infinite_lr.lr_scheduler import (
     ScheduleLR,
     get_cosine_rewarm_schedule,
     get_infinite_schedule,
+    get_rsqrt_rewarm_schedule,
     schedule_from_arguments,
 )
 
@@ -29,6 +31,10 @@ def make(num_training_steps=100, lr=LR, optimizer=None, **kwargs):
 
 def make_cosine(num_training_steps=100, lr=LR, **kwargs):
     return get_cosine_rewarm_schedule(make_optimizer(lr), 5, num_training_steps, **kwargs)
+
+
+def make_rsqrt(num_training_steps=100, lr=LR, **kwargs):
+    return get_rsqrt_rewarm_schedule(make_optimizer(lr), 5, num_training_steps, **kwargs)
 
 
 def saved_at(position, maker=make, **kwargs):
@@ -237,6 +243,35 @@ class TestContinue:
         assert scheduler.rate_at(105) == pytest.approx(LR)
         assert run(scheduler, 20) == [make_cosine(num_tasks=2).rate_at(n) for n in range(30, 50)]
 
+    def test_repeated_reciprocal_square_root(self):
+        given = {"num_tasks": 2, "num_anneal_steps": 10}
+        state = saved_at(30, make_rsqrt, **given)
+        scheduler = load(make_rsqrt(200, rewarm_lr_ratio=0.5, min_lr_ratio=0.3, lr=2 * LR, **given), state)
+        assert spans(scheduler) == [
+            ("warmup", 0, 5),
+            ("rsqrt_decay", 5, 40),
+            ("linear_end", 40, 100),
+            ("warmup", 100, 105),
+            ("rsqrt_decay", 105, 190),
+            ("linear_end", 190, 200),
+        ]
+        old = make_rsqrt(**given)
+        assert run(scheduler, 10) == [old.rate_at(n) for n in range(30, 40)]
+        ends = [scheduler.rate_at(n) for n in range(40, 101)]
+        assert ends[0] == pytest.approx(old.rate_at(40) * (59 / 60) / (9 / 10))
+        assert ends[:-2] == sorted(ends[:-2], reverse=True)
+        assert ends[-2:] == [0.0, 0.0]
+        late = [0.1 * LR + math.sqrt(5 / (n - 100)) * 0.9 * LR for n in range(105, 190)]
+        assert [scheduler.rate_at(n) for n in range(105, 190)] == pytest.approx(late)
+        assert scheduler.rate_at(190) == pytest.approx(0.9 * (0.1 * LR + math.sqrt(5 / 90) * 0.9 * LR))
+
+    @pytest.mark.parametrize("maker", [make_cosine, make_rsqrt])
+    def test_appended_tasks_that_re_warm(self, maker):
+        old, new = ({"task_steps": steps, "rewarm_lr_ratio": "autoregressive"} for steps in ([60, 40], [60, 40, 30]))
+        for position in (3, 30, 50, 60, 80, 99, 100):
+            resumed = load(maker(None, **new), saved_at(position, maker, num_training_steps=None, **old))
+            assert run(resumed, 130 - position) == [maker(None, **new).rate_at(n) for n in range(position, 130)]
+
     @pytest.mark.parametrize(("old", "new"), [(10, 40), (40, 10)])
     @pytest.mark.parametrize("position", [20, 35])
     def test_a_warm_up_that_only_one_of_the_two_cuts_off(self, old, new, position):
@@ -327,6 +362,18 @@ def test_a_policy_acts_once(policy, caplog):
     assert len(rates) == 10
 
 
+@pytest.mark.parametrize("cut", [3, 20, 45, 70])
+def test_a_re_warmed_state_through_the_other_policies(cut):
+    given = {"num_tasks": 2, "num_anneal_steps": 10}
+    new = make_rsqrt(min_lr_ratio=0.2, on_resume="override", **given)
+    assert run(load(new, saved_at(cut, make_rsqrt, **given)), 5) == [new.rate_at(n) for n in range(cut, cut + 5)]
+    with pytest.raises(ValueError, match="on_resume='anneal' needs the infinite schedule; this run has rsqrt_rewarm"):
+        load(make_rsqrt(on_resume="anneal", **given), saved_at(cut, make_rsqrt, **given))
+    annealed = load(make(on_resume="anneal", min_lr_ratio=0.0, anneal_type="linear"), saved_at(cut, make_rsqrt))
+    assert rate(annealed) == pytest.approx(make_rsqrt().rate_at(cut))
+    assert annealed.rate_at(cut - 1) > 0
+
+
 def test_moving_the_position_never_asks_the_policy():
     scheduler = make(on_resume="anneal")
     for step in (80, 100, 80):
@@ -369,11 +416,13 @@ def test_bad_arguments_of_the_plain_functions(kwargs, sentence):
         ({"task_steps": [50, 50], "num_tasks": 2}, "task_steps=.* and num_tasks=2 are given together"),
         ({"num_tasks": 101}, "num_tasks=101 must not be above num_training_steps=100"),
         ({"num_training_steps": None}, "cosine_rewarm needs num_training_steps or task_steps"),
+        ({"num_training_steps": None, "maker": make_rsqrt}, "rsqrt_rewarm needs num_training_steps or task_steps"),
+        ({"on_resume": "restart", "maker": make_rsqrt}, "on_resume='restart' must be one of continue, override"),
     ],
 )
 def test_bad_arguments_of_the_repeated_cosine(kwargs, sentence):
     with pytest.raises(ValueError, match=sentence):
-        make_cosine(**kwargs)
+        kwargs.pop("maker", make_cosine)(**kwargs)
 
 
 def test_warmup_share_without_length_names_its_key():

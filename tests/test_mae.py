@@ -11,7 +11,6 @@ import yaml
 from transformers import AutoImageProcessor, ViTMAEConfig, ViTMAEForPreTraining
 from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_position_embedding
 
-from hf_infinite_lr.cli import main
 from hf_infinite_lr.objectives.causal_lm import ModelSource
 from hf_infinite_lr.objectives.images import IMAGE
 from hf_infinite_lr.objectives.mae_model import build_config, build_mae, encode, unmasked
@@ -328,28 +327,3 @@ def test_probes_ask_for_classes_and_streams_for_a_number(write, tmp_path):
     task["data_files"] = parquet(tmp_path, "unlabelled", label=lambda count: [-1] * count)
     with pytest.raises(ValueError, match=r"'files': 8 of 8 images have no class in 'label'"):
         load_recipe(write(tasks=[task], probes=["knn"])).trainer()
-
-
-# ---- two steps of every recipe -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "folder",
-    [
-        "mae-digits-glyphs-photos",
-        "mae-split-cifar10",
-        "lm-docs-python-cpp",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("mae-vit-b-imagenet-places-firerisk", "mae-vit-b-domainnet")
-        ),
-        pytest.param("mae-vit-l-imagenet-places-firerisk", marks=pytest.mark.slow),
-    ],
-)
-def test_two_steps_on_the_real_code_path(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    extra = ["--use_cpu", "true", "--disable_tqdm", "true", "--evaluate_on", "none"]
-    for path in sorted((RECIPES / folder).glob("*.yaml"))[: 2 if "split" in folder else 1]:
-        assert main(["train", "--config", str(path), "--smoke", *extra]) == 0
-        assert "step 2 of" in capsys.readouterr().out
-    assert not Path("out").exists()

@@ -41,7 +41,7 @@ POINTS = [(1.0, 0.0), (-2.0, 1.0), (3.0, 4.0)]
 
 def learner_of(model, points=POINTS):
     batches = [{"x": torch.tensor([x]), "y": torch.tensor([y])} for x, y in points]
-    return Learner(model, Weights(model), None, lambda count: Samples(batches[:count], len(batches[:count])))
+    return Learner(model, Weights(model), None, lambda count: Samples(batches[:count], len(batches[:count])), None)
 
 
 def penalty(**methods):
@@ -142,11 +142,11 @@ def autoencoder():
 
 def feature_distance(student, teacher, inputs):
     method = LearningWithoutForgetting(LwFSettings(weight=2.0))
-    method.end_task(Learner(teacher, Weights(teacher), None, None))
+    method.end_task(Learner(teacher, Weights(teacher), None, None, None))
     inputs = with_mask(student, inputs)
     with observed(student) as seen:
         student(**inputs)
-    return method.extra_loss(student, inputs, seen[0], None), seen[0], inputs
+    return method.extra_loss(student, inputs, seen[0], None, {}), seen[0], inputs
 
 
 def test_features_are_compared_under_one_mask_over_the_feature_axis(autoencoder):

@@ -10,11 +10,13 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainerCallback, ViTMAEConfig, ViTMAEForPreTraining
 
+from hf_infinite_lr.cli.launch import Launch
+from hf_infinite_lr.cli.memory import footprint
 from hf_infinite_lr.config import ContinualTrainingArguments
 from hf_infinite_lr.recipe import load_recipe
 from hf_infinite_lr.stream import Task
 from hf_infinite_lr.trainer import ContinualTrainer
-from hf_infinite_lr.trainer.forgetting import check_engine_of_methods
+from hf_infinite_lr.trainer.method_engines import check_engine_of_methods
 
 QUIET = {"evaluate_on": "none", "eval_dataset": {}}
 HARD = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4, "save_total_limit": 1, "save_steps": 3}
@@ -84,6 +86,35 @@ def test_a_stream_with_an_open_end_goes_on_exactly(tiny, tmp_path):
     again = tiny.trainer(tmp_path / "parts", tasks("abc"), **settings)
     release = again.anneal(tmp_path / "parts" / "trunk" / "02-b", again.plan.tasks[1].num_anneal_steps)
     assert tiny.same_tensors(tiny.weights(release), expected)  # the branch has the penalty and the teacher too
+
+
+@pytest.mark.parametrize(
+    ("methods", "trained", "frozen"),
+    [
+        ({"l2": {"weight": 0.1}}, 4, 0),
+        ({"mas": {"num_samples": 3}}, 8, 0),
+        ({"fisher": {"num_samples": 3, "weight": 5.0}, "lwf": {}}, 12, 4),
+        ({"lwf": {}}, 4, 4),
+        ({"gdumb": {"buffer_size": 40}}, 4, 4),
+        ({"joint": {}}, 0, 0),
+    ],
+    ids=str,
+)
+def test_show_knows_what_methods_hold(tiny, tmp_path, methods, trained, frozen):
+    run = tiny.trainer(tmp_path, tiny.data("ab"), methods=methods, save_strategy="no", **QUIET)
+    empty = tiny.model().to("meta")
+    for model in (run.model, empty):
+        model.get_input_embeddings().requires_grad_(False)
+    run.train()
+    counted = footprint(empty, run.args, Launch("one process", 1))
+    held = [part for method in run._methods for part in method.state().values()]
+    assert counted.methods + counted.methods_on_machine == sum(part.nbytes for part in held)
+    assert (counted.methods_on_machine > 0) == ("gdumb" in methods)
+    sizes = [(weight.numel(), trained if weight.requires_grad else frozen) for weight in run.model.parameters()]
+    buffers = sum(part.nbytes for part in run.model.buffers()) if frozen else 0
+    assert sum(part.nbytes for part in held) == sum(number * size for number, size in sizes) + buffers
+    alone = footprint(empty, ContinualTrainingArguments(str(tmp_path), use_cpu=True), Launch("one process", 1))
+    assert counted.checkpoint - alone.checkpoint == sum(part.nbytes for part in held)
 
 
 def test_the_state_is_part_of_checkpoints_and_trunks(tiny, tmp_path):

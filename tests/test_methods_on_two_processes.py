@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from hf_infinite_lr.cli.launch import Launch
+from hf_infinite_lr.cli.memory import footprint
+
 pytestmark = pytest.mark.slow
 
 RUN = """
@@ -21,6 +24,7 @@ done = tiny.run(out, tiny.data("ab"), noise=False, dropout=0.0, **settings)
 logged = [entry for entry in done.state.log_history if "loss" in entry]
 keys = ("loss", "mas_penalty", "fisher_penalty", "lwf_loss")
 seen = {key: [entry[key] for entry in logged if key in entry] for key in keys}
+seen["bytes"] = sum(part.nbytes for method in done._methods for part in method.state().values())
 open(f"{out}.{done.args.process_index}.json", "w").write(json.dumps(seen))
 leave_process_group(wait=True)
 """
@@ -45,7 +49,7 @@ def learn(model, weights, optimizer):
     for step in range(4):
         if step in (0, 2):
             for penalty in penalties:
-                penalty.end_task(Learner(model, weights, optimizer, samples))
+                penalty.end_task(Learner(model, weights, optimizer, samples, None))
         model.eval()
         model(**batches[step % 3])["loss"].backward()
         for name, weight in weights.parameters.items():
@@ -132,6 +136,9 @@ def test_two_processes_are_one(tmp_path, tiny, operators, engine, methods):
         values = [entry[key] for entry in logged if key in entry]
         assert two[0][key] == pytest.approx(values, rel=1e-3, abs=1e-7), key
     assert len(two[0]["mas_penalty"]) == 6
+    name, given = ("DDP", {}) if engine == "ddp" else (f"ZeRO-{engine}", {"zero_optimization": {"stage": engine}})
+    counted = footprint(tiny.model().to("meta"), one.args, Launch(name, 2, deepspeed=given))
+    assert [part["bytes"] for part in two] == [counted.methods] * 2
     for release in ("01-a", "02-b"):
         first, second = (tiny.weights(tmp_path / run / "releases" / release) for run in ("one", "two"))
         assert all((first[key] - second[key]).abs().max() < 1e-5 for key in first)

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from hf_infinite_lr.objectives import packing
+from hf_infinite_lr.objectives import tokenization
 from hf_infinite_lr.objectives.causal_lm import ModelSource, build_tokenizer
 from hf_infinite_lr.objectives.packing import PackedStream, causal_lm_collator, pack
 
@@ -77,8 +77,8 @@ def test_unpicked_documents_are_left_out(byte):
 
 
 def test_byte_tokens_are_the_tokenizers_own(byte):
-    assert isinstance(packing._encoder(byte), packing._ByteEncode)
-    ids, lengths, _ = packing._encoder(byte)(TEXTS, count_bytes=False)
+    assert isinstance(tokenization.encoder_of(byte), tokenization._ByteEncode)
+    ids, lengths, _ = tokenization.encoder_of(byte)(TEXTS, count_bytes=False)
     assert ids.tolist() == _expected(byte)
     assert lengths.tolist() == [len(text.encode()) + 1 for text in TEXTS]
 
@@ -99,8 +99,8 @@ def test_several_processes_make_the_same_blocks(byte):
 def test_blocks_come_from_the_cache(byte, tmp_path, monkeypatch):
     _documents().save_to_disk(tmp_path / "documents")
     first = pack(datasets.load_from_disk(tmp_path / "documents"), byte, block_size=32)
-    monkeypatch.setattr(packing, "_tokenize", None)
-    monkeypatch.setattr(packing, "_pack", None)
+    monkeypatch.setattr("hf_infinite_lr.objectives.packing._tokenize", None)
+    monkeypatch.setattr("hf_infinite_lr.objectives.packing._pack", None)
     again = pack(datasets.load_from_disk(tmp_path / "documents"), byte, block_size=32)
     assert again.dataset["input_ids"][:] == first.dataset["input_ids"][:]
 
@@ -122,14 +122,14 @@ def test_predicted_bytes_by_hand(byte):
 @pytest.mark.parametrize("kind", ["byte", "bpe", "slow"])
 def test_every_byte_of_a_document_belongs_to_one_token(kind, request):
     tokenizer = ByT5Tokenizer() if kind == "slow" else request.getfixturevalue(kind)
-    _, lengths, num_bytes = packing._encoder(tokenizer)(TEXTS, count_bytes=True)
+    _, lengths, num_bytes = tokenization.encoder_of(tokenizer)(TEXTS, count_bytes=True)
     rows = np.split(num_bytes, np.cumsum(lengths)[:-1])
     assert [int(row.sum()) for row in rows] == [len(text.encode()) for text in TEXTS]
 
 
 def test_bytes_of_a_fast_tokenizer_are_those_of_its_tokens(bpe):
     text = "rate 漢字 holds"
-    _, _, num_bytes = packing._encoder(bpe)([text], count_bytes=True)
+    _, _, num_bytes = tokenization.encoder_of(bpe)([text], count_bytes=True)
     encoding = bpe(text, return_offsets_mapping=True, add_special_tokens=False)
     ascii_tokens = [
         (end - start, count)

@@ -154,11 +154,14 @@ def command(*words):
 
 
 @pytest.mark.slow
-def test_a_second_signal_ends_at_once(tmp_path):
+@pytest.mark.parametrize(("seconds", "status"), [("15.0", 143), ("-1", -signal.SIGTERM)])
+def test_a_later_signal_ends_at_once_but_one_that_was_passed_on_does_not(tmp_path, seconds, status):
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    assert command(str(script), str(tmp_path / "out"), "2", "0").returncode == -signal.SIGTERM
-    assert not (tmp_path / "out" / "checkpoint-4").exists()
+    later = f"from hf_infinite_lr.trainer import preemption\npreemption.REPEATED_SECONDS = {seconds}\n"
+    script.write_text(later + SCRIPT)
+    done = command(str(script), str(tmp_path / "out"), "2", "0")
+    assert done.returncode == status, done.stderr[-2000:]
+    assert (tmp_path / "out" / "checkpoint-4").exists() == (status == 143)
 
 
 @pytest.mark.slow

@@ -5,11 +5,13 @@ import json
 import sys
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 import yaml
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from hf_infinite_lr.cli import main
 from hf_infinite_lr.recipe import load_recipe
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -54,6 +56,35 @@ def test_files_of_a_folder_differ_in_the_schedule_alone(folder):
     assert len(contents) > 1
     shared = [{key: value for key, value in content.items() if key not in SCHEDULE_KEYS} for content in contents]
     assert all(other == shared[0] for other in shared)
+
+
+QUICK = {"mae-digits-glyphs-photos", "mae-split-cifar10", "lm-docs-python-cpp", "lm-from-hub-english"}
+
+
+def tried(path):
+    quick = path.parent.name in QUICK and path.stem == "infinite"
+    return pytest.param(path, id=f"{path.parent.name}-{path.stem}", marks=() if quick else pytest.mark.slow)
+
+
+FOLDERS = sorted({path.parent for path in RECIPES.glob("*-*/*.yaml")})
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # by PEFT
+@pytest.mark.parametrize(
+    "path", [tried(folder / "infinite.yaml") for folder in FOLDERS] + [tried(DEMO / "cosine_rewarm.yaml")]
+)
+def test_two_steps_of_every_recipe_on_the_real_code_path(path, tmp_path, monkeypatch, capsys, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.chdir(RECIPES.parent)
+    extra = ["--use_cpu", "true", "--disable_tqdm", "true", "--evaluate_on", "none"]
+    assert main(["train", "--config", str(path), "--smoke", *extra]) == 0
+    assert "step 2 of" in capsys.readouterr().out
+    content = yaml.safe_load(path.read_text())
+    entries = [*content["tasks"], *content.get("evaluate_also", ())]
+    hub = [entry.get("dataset_name") or entry["data_files"] for entry in entries if "builtin" not in entry]
+    for name in [*hub, *filter(None, [content.get("model_name_or_path")])]:
+        assert f"stands in for {name}" in caplog.text or f"stand in for {name}" in caplog.text
 
 
 @pytest.mark.parametrize("path", sorted((RECIPES / "models").glob("*.json")), ids=lambda path: path.stem)

@@ -4,8 +4,11 @@ import shutil
 import pytest
 
 from hf_infinite_lr.cli.report import report
+from hf_infinite_lr.config import ContinualTrainingArguments
 from hf_infinite_lr.metrics import DESCRIPTIONS, TaskMatrix
 from hf_infinite_lr.report import read_run, render_comparison, render_screen, write_comparison, write_report
+from hf_infinite_lr.schedules import rsqrt_rewarm
+from hf_infinite_lr.trainer.record import schedule_state
 
 NAMES = ["docs", "python", "cpp"]
 BITS = TaskMatrix(
@@ -170,6 +173,14 @@ def test_points_and_rates_behind_the_pictures(run):
     assert [part.rate(part.start) for part in curve.parts[:3]] == pytest.approx([0.0, 3e-3, 2e-3])
     assert curve.branches[1].rate(200) == pytest.approx(3e-4)
     assert [span.stop for span in curve.tasks] == [100, 200, 300]
+
+
+def test_the_rates_behind_the_picture_of_a_repeated_reciprocal_square_root(run):
+    schedule = rsqrt_rewarm([20, 30], warmup_steps=[2, 3], end_steps=[5, 0], peak_ratios=[1.0, 0.5], min_ratio=0.1)
+    args = ContinualTrainingArguments(str(run), learning_rate=2e-3, lr_scheduler_type="rsqrt_rewarm")
+    write_json(run / "continual_state.json", STATE | {"schedule": schedule_state(args, schedule)})
+    rates = {step: part.rate(step) for part in read_run(run).curve().parts for step in range(part.start, part.stop)}
+    assert rates == pytest.approx({step: 2e-3 * schedule(step) for step in range(50)})
 
 
 def test_a_foreign_schedule_is_drawn_as_it_was_logged(run):

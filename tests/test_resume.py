@@ -187,7 +187,7 @@ def test_kills_at_random_moments():
     assert "map: 5 of 5 kills fell; 24 of 24 things equal bit for bit" in done.stdout
 
 
-@pytest.mark.parametrize("lr_scheduler_type", ["cosine_rewarm", "cosine"])
+@pytest.mark.parametrize("lr_scheduler_type", ["cosine_rewarm", "rsqrt_rewarm", "cosine"])
 def test_other_schedules_resume_exactly(tiny, tmp_path, lr_scheduler_type):
     settings = {"lr_scheduler_type": lr_scheduler_type, "lr_scheduler_kwargs": {}, "evaluate_on": "none"}
     whole = tiny.run(tmp_path / "whole", tiny.data("ab"), **settings)

@@ -62,6 +62,24 @@ def test_release_last_anneals_once(capsys):
     assert [row[1] for row in table(capsys.readouterr().out) if row[0] == "anneal"] == ["task-2"]
 
 
+def test_the_phases_of_a_schedule_that_re_warms(capsys):
+    words = "--lr_scheduler_type rsqrt_rewarm --max_steps 100 --warmup_steps 10 --learning_rate 1e-3"
+    assert show([*words.split(), "--lr_scheduler_kwargs", '{"num_tasks": 2, "min_lr": 0}']) == 0
+    text = capsys.readouterr().out
+    assert [row[:5] for row in table(text) if row[1] == "task-2"] == [
+        ["warmup", "task-2", "10", "50", "60"],
+        ["rsqrt_decay", "task-2", "30", "60", "90"],
+        ["linear_end", "task-2", "10", "90", "100"],
+    ]
+    assert (
+        text.strip()
+        .splitlines()[-1]
+        .endswith(
+            "task 2: re-warm-up 50-60 (to 1.0e-3), reciprocal square root to 90 (to 5.0e-4), linear end to 100 (to 0)."
+        )
+    )
+
+
 def test_a_schedule_of_transformers_is_one_curve(capsys):
     assert show(["--lr_scheduler_type", "linear", "--max_steps", "1000", "--warmup_steps", "0.1"]) == 0
     text = capsys.readouterr().out
@@ -91,6 +109,10 @@ def test_a_long_table_is_cut_in_its_middle(capsys):
         (
             ["--lr_scheduler_type", "cosine_rewarm", "--task_steps", "20", "100", "--warmup_steps", "25"],
             "The phases are longer than their task: num_warmup_steps 25, but the first task has 20 steps.",
+        ),
+        (
+            ["--lr_scheduler_type", "rsqrt_rewarm", "--max_steps", "100"],
+            "num_warmup_steps=0 must be 1 or more: rsqrt_rewarm decays by the length of its warm-up.",
         ),
         (["--max_steps", "100", "--learning_rate", "-1"], "learning_rate=-1.0 must be above 0."),
         (["--task_steps", "many"], "task_steps='many' must be an integer of 1 or more (optimizer steps of a task)."),
@@ -246,6 +268,7 @@ LAUNCH_FILES = Path(__file__).parent.parent / "recipes" / "launch"
 
 def test_a_launch_file_says_what_the_run_takes_there(small_recipe, capsys):
     words = ["--config", str(small_recipe), "--launch", str(LAUNCH_FILES / "cpu-2.yaml"), "--anneal_budget", "extra"]
+    words += ["--methods.l2.weight", "0.1"]
     assert show(words) == 0
     said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if len(line.split()) > 1)
     assert said["batch"] == "4 x 2 accumulated x 2 processes"
@@ -254,7 +277,9 @@ def test_a_launch_file_says_what_the_run_takes_there(small_recipe, capsys):
     assert said["the"].split() == ["run", "145", "steps,", "2,320", "samples", "=", "74,240", "tokens"]
     assert said["trunk/"].startswith("2 x ")
     assert said["checkpoint-N/"].startswith("at most 5 x ")
-    bytes_of = {name: int(said[name].split("(")[1].split()[0].replace(",", "")) for name in ("weights", "optimizer")}
+    names = ("weights", "optimizer", "methods")
+    bytes_of = {name: int(said[name].split("(")[1].split()[0].replace(",", "")) for name in names}
+    assert bytes_of["methods"] == bytes_of["weights"], "l2 keeps the reference"
     assert bytes_of["optimizer"] == pytest.approx(2 * bytes_of["weights"], abs=100)
 
 
@@ -282,6 +307,16 @@ def test_a_launch_file_says_what_the_run_takes_there(small_recipe, capsys):
             "{distributed_type: DEEPSPEED, num_processes: 2, deepspeed_config: {zero_stage: 2}}",
             ["--rewind", "weights"],
             r"rewind='weights' cannot be used",
+        ),
+        (
+            "{distributed_type: DEEPSPEED, num_processes: 2, deepspeed_config: {zero_stage: 1}}",
+            ["--methods.gdumb.buffer_size", "9"],
+            r"methods\.gdumb cannot be used with DeepSpeed",
+        ),
+        (
+            "{distributed_type: FSDP, num_processes: 2, fsdp_config: {fsdp_version: 2}}",
+            ["--methods.lwf.weight", "1"],
+            r"methods\.lwf cannot be used with FSDP",
         ),
         ("{deepspeed_config_file: FILE}", [], r"the key 'scheduler' of the DeepSpeed configuration would replace"),
         ("{deepspeed_config_file: BATCH}", [], r"train_batch_size=64, but the recipe makes it 16; set it to auto"),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from hf_infinite_lr.schedules import Schedule
+from hf_infinite_lr.schedules import REWARM_DECAYS, Schedule
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class TaskSteps:
         rewarm (`int`):
             Steps of warm-up, if the task is a later one.
         decay (`int`):
-            Steps of the cosine behind a warm-up.
+            Steps of the decay behind a warm-up, where tasks re-warm.
         flat (`bool`):
             Annealing ends at the rate where it begins.
     """
@@ -127,7 +127,7 @@ def _task_steps(schedule: Schedule, tasks: Mapping[str, int]) -> list[TaskSteps]
             anneal=steps.get((task, "anneal"), 0),
             constant=steps.get((task, "constant"), 0),
             rewarm=steps.get((task, "warmup"), 0) if task else 0,
-            decay=steps.get((task, "cosine_decay"), 0),
+            decay=sum(steps.get((task, decay), 0) for decay in REWARM_DECAYS),
             flat=task in flat,
         )
         for task, (name, length) in enumerate(tasks.items())

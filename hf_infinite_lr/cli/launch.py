@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_infinite_lr.trainer.engines import check_deepspeed
+from hf_infinite_lr.trainer.method_engines import check_sharded_methods
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,8 @@ def check_launch(launch: Launch, args: Any) -> Iterator[str]:
     if launch.deepspeed:
         check_deepspeed(launch.deepspeed, args)
         _check_batch(launch, args)
+    stage = launch.deepspeed["zero_optimization"]["stage"] if launch.deepspeed else None
+    check_sharded_methods(args.methods, fsdp=launch.engine == "FSDP", zero_stage=stage)
     said = {"bf16": args.bf16, "fp16": args.fp16}
     recipe = next((name for name, is_set in said.items() if is_set), "no")
     if launch.mixed_precision not in ("no", recipe):

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import Trainer
 
+from hf_infinite_lr.methods import make_methods, read_methods
+
 from .launch import Launch
 
 _MASTER = 4
+
+_Bytes = Iterable[tuple[torch.Tensor, int]]
+"""Tensors, and bytes for each element of them."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +32,12 @@ class Footprint:
             Of one process, after the backward pass.
         optimizer (`int`):
             Of one process: its state, and with DeepSpeed the master weights that it updates.
+        methods (`int`):
+            Of one process: what the methods keep on the device, from the end of the first task on.
+        methods_on_machine (`int`):
+            Of one process: what they keep in the memory of the machine.
         checkpoint (`int`):
-            Of one checkpoint or trunk on disk: weights and optimizer of all processes.
+            Of one checkpoint or trunk on disk: weights, optimizer and methods of all processes.
         release (`int`):
             Of one release on disk.
     """
@@ -35,6 +45,8 @@ class Footprint:
     weights: int
     gradients: int
     optimizer: int
+    methods: int
+    methods_on_machine: int
     checkpoint: int
     release: int
 
@@ -46,7 +58,7 @@ def footprint(model: torch.nn.Module, args: Any, launch: Launch) -> Footprint:
 
     Args:
         model (`torch.nn.Module`):
-            On the device `meta`, so that it takes no memory.
+            On the device `meta`, so that it takes no memory; left in half precision where DeepSpeed trains it so.
         args ([`ContinualTrainingArguments`]):
             Of the recipe: the optimizer, and the precision.
         launch ([`Launch`]):
@@ -55,29 +67,40 @@ def footprint(model: torch.nn.Module, args: Any, launch: Launch) -> Footprint:
     Returns:
         [`Footprint`]: in bytes.
     """
-    parameters = list(model.parameters())
     zero = int(launch.engine[-1]) if launch.deepspeed else 0
-    half = bool(zero) and bool(args.bf16 or args.fp16)
-    size = {p: 2 if half else p.element_size() for p in parameters}
-    trained = [p for p in parameters if p.requires_grad]
+    trained = [p for p in model.parameters() if p.requires_grad]
     state = _optimizer_state(trained, args)
-
-    def shard(p: torch.Tensor, sharded: bool) -> int:
-        return _shard(p, launch) if sharded else p.numel()
-
+    if zero and (args.bf16 or args.fp16):  # DeepSpeed trains a model in half precision, with masters in the optimizer
+        model.half()
     shards_optimizer = bool(zero) or launch.engine == "FSDP"
     shards_weights = zero == 3 or launch.engine == "FSDP"
     master = _MASTER if zero else 0
-    whole = sum(p.numel() * size[p] for p in parameters)
-    kept = sum(p.numel() * (state[p][0] + master) + state[p][1] for p in trained)
+    weights = [(p, p.element_size()) for p in model.parameters()]
+    gradients = [(p, p.element_size()) for p in trained]
+    optimizer = [(p, state[p][0] + master) for p in trained]
+    constants = sum(state[p][1] for p in trained)
+    on_device, on_machine = (_methods(model, args, on_device=place) for place in (True, False))
+
+    def own(tensors: _Bytes, sharded: bool) -> int:
+        return sum((_shard(p, launch) if sharded else p.numel()) * size for p, size in tensors)
+
+    # ZeRO-1 and -2 keep the weights twice: in DeepSpeed's file and in the ordinary one.
+    saved = [*weights, *(weights if zero in (1, 2) else ()), *optimizer, *on_device, *on_machine]
     return Footprint(
-        weights=sum(shard(p, shards_weights) * size[p] for p in parameters),
-        gradients=sum(shard(p, shards_weights or zero == 2) * size[p] for p in trained),
-        optimizer=sum(shard(p, shards_optimizer) * (state[p][0] + master) + state[p][1] for p in trained),
-        # ZeRO-1 and -2 keep the weights twice: in DeepSpeed's file and in the ordinary one.
-        checkpoint=kept + whole * (2 if zero in (1, 2) else 1),
-        release=whole,
+        weights=own(weights, shards_weights),
+        gradients=own(gradients, shards_weights or zero == 2),
+        optimizer=own(optimizer, shards_optimizer) + constants,
+        methods=own(on_device, shards_weights),
+        methods_on_machine=own(on_machine, shards_weights),
+        checkpoint=own(saved, False) + constants,
+        release=own(weights, False),
     )
+
+
+def _methods(model: torch.nn.Module, args: Any, *, on_device: bool) -> list[tuple[torch.Tensor, int]]:
+    """What methods keep, on the device or in the memory of the machine."""
+    chosen = make_methods(read_methods(args.methods))
+    return [kept for method in chosen if method.on_device == on_device for kept in method.kept(model)]
 
 
 def _shard(p: torch.Tensor, launch: Launch) -> int:

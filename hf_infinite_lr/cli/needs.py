@@ -45,6 +45,8 @@ def describe_needs(recipe: Recipe, launch: Launch, plan: Plan, path: Path) -> st
         ["weights", _held(held.weights, launch.offloads_weights)],
         ["gradients", _held(held.gradients, launch.offloads_optimizer)],
         ["optimizer", _held(held.optimizer, launch.offloads_optimizer)],
+        *([["methods", _held(held.methods, False)]] if held.methods else []),
+        *([["methods", _held(held.methods_on_machine, True)]] if held.methods_on_machine else []),
         *_disk(held, args, plan, steps),
     ]
     return "\n".join(f"{name:15}{text}" for name, text in rows) + (

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_infinite_lr.announcement import describe
-from hf_infinite_lr.arguments import check_task_steps
+from hf_infinite_lr.arguments import DEFAULTS, check_task_steps
 from hf_infinite_lr.construction import schedule_from_arguments
 from hf_infinite_lr.plain_run import plain_schedule
 from hf_infinite_lr.schedules import Schedule
 
-OWN_NAMES = ("infinite", "cosine_rewarm")
+OWN_NAMES = tuple(DEFAULTS)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the verb's own arguments; all behind the script belongs to the script."""
     run_parser = argparse.ArgumentParser(
         prog="hf-infinite-lr run",
-        description="Run a Python script with the schedules infinite and cosine_rewarm known to transformers, and"
+        description="Run a Python script with the schedules infinite, cosine_rewarm and rsqrt_rewarm known to "
+        "transformers, and"
         " with the callback that saves the branch point.",
     )
     run_parser.add_argument("script", help="path of the script, as for python")

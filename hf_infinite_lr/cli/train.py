@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -22,10 +24,10 @@ SMOKE = "--smoke"
 
 _USAGE = """usage: hf-infinite-lr train --config RECIPE.yaml [--smoke] [--key value ...]
 
---smoke: two steps of the recipe's own model and code in a folder that is deleted afterwards, with small local
-stand-ins for the datasets of the Hub. Every key of the recipe and of ContinualTrainingArguments can be set:
---learning_rate 3e-4, --lr_scheduler_kwargs.num_anneal_steps 0.1, --output_dir out/second,
---resume_from_checkpoint true."""
+--smoke: two steps of the recipe's own code in a folder that is deleted afterwards, with small local stand-ins for what
+lies on the Hub: datasets, tokenizer, and a model whose recipe has smoke_config_name. Every key of the recipe and of
+ContinualTrainingArguments can be set: --learning_rate 3e-4, --lr_scheduler_kwargs.num_anneal_steps 0.1,
+--output_dir out/second, --resume_from_checkpoint true."""
 
 
 def train(argv: Sequence[str]) -> int:
@@ -42,9 +44,22 @@ def train(argv: Sequence[str]) -> int:
         print(_USAGE, file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
     if SMOKE in argv:
-        with tempfile.TemporaryDirectory() as folder:
-            return _train([word for word in argv if word != SMOKE], smoke=Path(folder))
+        return _try_out([word for word in argv if word != SMOKE])
     return _train(argv)
+
+
+def _try_out(argv: Sequence[str]) -> int:
+    """Trains in a folder of its own, which all processes of one launcher share and the first of them deletes."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        with tempfile.TemporaryDirectory() as folder:
+            return _train(argv, smoke=Path(folder))
+    shared = Path(tempfile.gettempdir()) / f"hf-infinite-lr-smoke-{os.getppid()}"
+    shared.mkdir(exist_ok=True)
+    try:
+        return _train(argv, smoke=shared)
+    finally:
+        if os.environ.get("LOCAL_RANK") == "0":
+            shutil.rmtree(shared, ignore_errors=True)
 
 
 def _train(argv: Sequence[str], smoke: Path | None = None) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 import time
 
@@ -16,6 +18,7 @@ PATIENCE_SECONDS = 300.0
 """After the training, so much time in all goes into waiting for a Hub in trouble; what is sent meanwhile adds none."""
 
 _PROGRESS_SECONDS = 10.0
+_NICENESS = 19
 
 
 class BackgroundSender:
@@ -71,6 +74,7 @@ class BackgroundSender:
         return left
 
     def _work(self) -> None:
+        make_way()
         closing = False
         while not closing:
             self._wake.wait()
@@ -89,6 +93,12 @@ class BackgroundSender:
             self._patience -= rest
             time.sleep(rest)
         return True
+
+
+def make_way() -> None:
+    """Gives the calling thread the lowest priority, where threads have one of their own: the training goes first."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 def _tell(publication: Publication, repo_id: str) -> None:

@@ -164,7 +164,11 @@ class Publisher:
 
 
 def _bound_silence() -> None:
-    """Gives our requests a timeout. The client sets none, and for paged listings no argument reaches it either."""
+    """Gives requests a timeout that have none.
+
+    The client sets none, and no argument reaches its paged listings. Its uploads to the large file storage do not even
+    carry our name, so whatever the process asks of the client from now on is bounded where it was not.
+    """
     session = get_session()
     hooks = session.event_hooks
     if _set_timeout not in hooks["request"]:
@@ -173,7 +177,7 @@ def _bound_silence() -> None:
 
 
 def _set_timeout(request: Request) -> None:
-    if _LIBRARY in request.headers.get("user-agent", ""):
+    if not any(request.extensions.get("timeout", {}).values()):
         request.extensions["timeout"] = Timeout(_SILENCE_SECONDS).as_dict()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from json import JSONDecodeError
 from pathlib import Path
 
@@ -127,6 +129,8 @@ def _seconds_until_retry(error: Exception, wait: float) -> float:
     """
     if isinstance(error, OfflineModeIsEnabled):
         raise Stopped("HF_HUB_OFFLINE is set") from error
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, HfHubHTTPError):
+        return _seconds_until_retry(error.__cause__, wait)  # of an upload to the large file storage
     if not isinstance(error, HfHubHTTPError):
         return wait
     status = error.response.status_code
@@ -137,8 +141,17 @@ def _seconds_until_retry(error: Exception, wait: float) -> float:
     limit = parse_ratelimit_headers(error.response.headers)
     if status == 429 and limit is not None and limit.remaining == 0:
         return max(wait, limit.reset_in_seconds)
-    named = error.response.headers.get("retry-after", "")
-    return max(wait, float(named)) if named.isdigit() else wait
+    return max(wait, _retry_after(error.response.headers.get("retry-after", "")))
+
+
+def _retry_after(named: str) -> float:
+    """Seconds that a server names, or the seconds until the date that it names (RFC 9110, 10.2.3)."""
+    if named.isdigit():
+        return float(named)
+    try:
+        return (parsedate_to_datetime(named) - datetime.now(UTC)).total_seconds()
+    except (TypeError, ValueError):  # none, or one without a zone
+        return 0.0
 
 
 def short(error: Exception) -> str:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
 from hf_infinite_lr.objectives.keys import nearest
 
+from .attention import AttentionPreserving, AttentionSettings
 from .gdumb import FromScratch, GDumbSettings
 from .joint import JOINT, JointSettings
+from .lae import AdapterEnsemble, LAESettings
 from .lwf import LearningWithoutForgetting, LwFSettings
 from .method import Method
+from .nearest_mean import NearestClassMean, NearestMeanSettings
 from .penalty import FisherSettings, L2Settings, MASSettings, QuadraticPenalty
+from .slca import SLCASettings, SlowLearner
 
 SETTINGS: dict[str, type] = {
     "mas": MASSettings,
@@ -23,13 +27,21 @@ SETTINGS: dict[str, type] = {
     "lwf": LwFSettings,
     FromScratch.name: GDumbSettings,
     JOINT: JointSettings,
+    SlowLearner.name: SLCASettings,
+    AdapterEnsemble.name: LAESettings,
+    NearestClassMean.name: NearestMeanSettings,
+    AttentionPreserving.name: AttentionSettings,
 }
 """The names of methods and the dataclass of each one's keys."""
 
 RUN_MODES = (FromScratch.name, JOINT)
 """Methods that say what a run trains on; each stands alone."""
 
+CLASSIFIERS = (SlowLearner.name, AdapterEnsemble.name, NearestClassMean.name)
+"""Methods that say how classes are predicted; one at most."""
+
 _ELSEWHERE = {
+    "ncm": "methods.nearest_class_mean",
     "ewc": "methods.fisher",
     "none": "methods.l2",
     "replay": "replay_fraction",
@@ -37,12 +49,19 @@ _ELSEWHERE = {
     "finetuning": "no method at all",
 }
 _POSITIVE = ("must be a number above 0", lambda value: type(value) in (int, float) and 0 < value < math.inf)
+_SHARE = ("must be at least 0 and at most 1", lambda value: type(value) in (int, float) and 0 <= value <= 1)
 _WHOLE = ("must be a whole number above 0", lambda value: type(value) is int and value > 0)
 _RULES = {
     "weight": _POSITIVE,
     "alpha": ("must be at least 0 and below 1", lambda value: type(value) in (int, float) and 0 <= value < 1),
     "num_samples": _WHOLE,
     "buffer_size": _WHOLE,
+    "backbone_rate": _POSITIVE,
+    "alignment_rate": _POSITIVE,
+    "alignment_epochs": _WHOLE,
+    "alignment_samples": _WHOLE,
+    "decay": _SHARE,
+    "frozen_share": _SHARE,
     "label_column": ("must be the name of a column", lambda value: value is None or isinstance(value, str)),
 }
 
@@ -79,6 +98,8 @@ def read_methods(given: Any) -> dict[str, Any]:
         if mode in chosen and len(chosen) > 1:
             others = ", ".join(name for name in chosen if name != mode)
             raise ValueError(f"methods: {mode} says what the whole run trains on and stands alone, not with {others}.")
+    if len(several := [name for name in CLASSIFIERS if name in chosen]) > 1:
+        raise ValueError(f"methods: {' and '.join(several)} each say how classes are predicted: choose one of them.")
     return chosen
 
 
@@ -104,12 +125,20 @@ def _settings(name: Any, keys: Any) -> Any:
 
 def make_methods(chosen: Mapping[str, Any]) -> list[Method]:
     """The methods that act while training, of [`read_methods`]; joint training needs none."""
-    made: list[Method] = []
-    for name, settings in chosen.items():
-        if isinstance(settings, (FisherSettings, L2Settings)):
-            made.append(QuadraticPenalty(name, settings))
-        elif isinstance(settings, LwFSettings):
-            made.append(LearningWithoutForgetting(settings))
-        elif isinstance(settings, GDumbSettings):
-            made.append(FromScratch(settings))
-    return made
+    penalties = [name for name in chosen if isinstance(chosen[name], (FisherSettings, L2Settings))]
+    made: dict[str, Method] = {name: QuadraticPenalty(name, chosen[name]) for name in penalties}
+    made |= {name: _KINDS[name](settings) for name, settings in chosen.items() if name in _KINDS}
+    return [made[name] for name in chosen if name in made]
+
+
+_KINDS: dict[str, Callable[[Any], Method]] = {
+    kind.name: kind
+    for kind in (
+        LearningWithoutForgetting,
+        FromScratch,
+        SlowLearner,
+        AdapterEnsemble,
+        NearestClassMean,
+        AttentionPreserving,
+    )
+}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -146,10 +146,15 @@ class FromScratch(Method):
     """
 
     name: ClassVar[str] = "gdumb"
+    on_device: ClassVar[bool] = False
 
     def __init__(self, settings: GDumbSettings) -> None:
         self.settings = settings
         self.initial: dict[str, torch.Tensor] = {}
+
+    def kept(self, model: nn.Module) -> Iterator[tuple[torch.Tensor, int]]:
+        """The initial weights: all of the model."""
+        return ((part, part.element_size()) for _, part in _parts(model))
 
     def begin(self, learner: Learner) -> None:
         """Keeps the weights with which the run starts."""

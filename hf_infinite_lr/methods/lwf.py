@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+from hf_infinite_lr.stream.task_classes import TaskClasses
 
 from .method import Learner, Method
 from .output import is_masked_autoencoder, observed
@@ -53,10 +55,19 @@ class LearningWithoutForgetting(Method):
         self.settings = settings
         self.teacher: nn.Module | None = None
 
+    def check(self, model: nn.Module, task_classes: TaskClasses | None) -> None:
+        """Its distances are those of masked autoencoders and of language models."""
+        if task_classes is not None:
+            raise ValueError("methods.lwf cannot be used for classification: it distils encoders and language models.")
+
     @property
     def compares_outputs(self) -> bool:
         """As soon as there is a task before."""
         return self.teacher is not None
+
+    def kept(self, model: nn.Module) -> Iterator[tuple[torch.Tensor, int]]:
+        """The teacher: all of the model."""
+        return ((part, part.element_size()) for part in _tensors(model).values())
 
     def end_task(self, learner: Learner) -> None:
         """The model becomes the teacher of the next task."""
@@ -70,7 +81,12 @@ class LearningWithoutForgetting(Method):
         return self.teacher
 
     def extra_loss(
-        self, model: nn.Module, inputs: Mapping[str, Any], output: torch.Tensor, num_items: torch.Tensor | int | None
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Any],
+        output: torch.Tensor,
+        num_items: torch.Tensor | int | None,
+        outputs: Mapping[str, Any],
     ) -> torch.Tensor:
         """α times the distance."""
         assert self.teacher is not None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import nn
 
 from .importance import importance
 from .method import Learner, Method
@@ -84,6 +85,11 @@ class QuadraticPenalty(Method):
         self.settings = settings
         self.reference: dict[str, torch.Tensor] = {}
         self.omega: dict[str, torch.Tensor] = {}
+
+    def kept(self, model: nn.Module) -> Iterator[tuple[torch.Tensor, int]]:
+        """The reference in the weight's own type, and for `mas` and `fisher` the importance in single precision."""
+        omega = torch.float32.itemsize if isinstance(self.settings, FisherSettings) else 0
+        return ((weight, weight.element_size() + omega) for weight in model.parameters() if weight.requires_grad)
 
     def end_task(self, learner: Learner) -> None:
         """Moves the reference to the present weights and mixes their importance into the old one."""

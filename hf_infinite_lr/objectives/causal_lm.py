@@ -44,6 +44,9 @@ class ModelSource:
             A tokenizer of the Hub or of a folder, or `byte`; by default that of `model_name_or_path`.
         dtype (`str`, *optional*): Type of the weights, such as `bfloat16`.
         attn_implementation (`str`, *optional*): Attention kernels, such as `sdpa`.
+        smoke_config_name (`str`, *optional*):
+            The configuration of a small new model that stands in for `model_name_or_path` under `--smoke`: a JSON file
+            or a folder.
 
     Example:
 
@@ -63,6 +66,7 @@ class ModelSource:
     tokenizer_name: str | None = None
     dtype: str | None = None
     attn_implementation: str | None = None
+    smoke_config_name: str | None = None
 
     def __post_init__(self) -> None:
         origins = ("model_name_or_path", "config_name", "model_type")
@@ -122,7 +126,7 @@ def build_model(
     if source.model_name_or_path is None:
         model = AutoModelForCausalLM.from_config(_new_config(source, tokenizer), **options)
     else:
-        config = _stored_config(source.model_name_or_path, "model_name_or_path", source)
+        config = stored_config(source.model_name_or_path, "model_name_or_path", source)
         override_config(config, source.config_overrides)
         if torch.get_default_device().type == "meta":
             model = AutoModelForCausalLM.from_config(config, **options)
@@ -228,12 +232,13 @@ def _new_config(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> Any:
         config = AutoConfig.for_model(str(source.model_type))
         special["vocab_size"] = _vocabulary(tokenizer)
     else:
-        config = _stored_config(source.config_name, "config_name", source)
+        config = stored_config(source.config_name, "config_name", source)
     override_config(config, {**special, **source.config_overrides})
     return config
 
 
-def _stored_config(name: str, key: str, source: ModelSource) -> Any:
+def stored_config(name: str, key: str, source: ModelSource) -> Any:
+    """Loads a configuration; one that cannot be loaded is a `ValueError` that names the key."""
     try:
         return AutoConfig.from_pretrained(name, revision=source.model_revision or "main")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Encoded images as batches of a masked autoencoder: decoded, cropped, flipped, normalised, with their masks."""
+"""Encoded images as batches: decoded, cropped, flipped, normalised, with their masks or their classes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from .images import IMAGE
 
 NOISE = "noise"
 """Input of the model that says which patches are masked; in a held-out dataset the seed of a sample's mask."""
+
+CLASS, HELD_OUT = "labels", "held_out"
+"""Columns of samples with classes: the number of the class, and a mark of those that are held out."""
 
 _ASPECTS = (3 / 4, 4 / 3)  # of random crops, as in the published MAE code's torchvision defaults
 _MODES = {1: "L", 3: "RGB"}
@@ -52,18 +55,22 @@ class ImageBatches:
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Encoded images -> `pixel_values` (batch, channels, size, size) and `noise` (batch, patches)."""
-        held_out = NOISE in samples[0]
+        if NOISE in samples[0]:
+            noise = [self._noise_of(int(sample[NOISE])) for sample in samples]
+            return {IMAGE: self.pixels(samples, held_out=True), NOISE: torch.stack(noise)}
+        pixels = self.pixels(samples, held_out=False)
+        return {IMAGE: pixels, NOISE: torch.rand(len(samples), self.num_patches)}
+
+    def pixels(self, samples: Sequence[Mapping[str, Any]], *, held_out: bool) -> torch.Tensor:
+        """The images alone, of shape (batch, channels, size, size); held out they are not augmented."""
         images = [decode(sample[IMAGE], _MODES[len(self.mean)]) for sample in samples]
         crop = self.smallest_crop < 1 and not held_out
         boxes = _random_boxes(images, self.smallest_crop) if crop else [_square(image) for image in images]
         pixels = self._normalised([self._resized(image, box) for image, box in zip(images, boxes, strict=True)])
-        if held_out:
-            noise = [self._noise_of(int(sample[NOISE])) for sample in samples]
-            return {IMAGE: pixels, NOISE: torch.stack(noise)}
-        if self.flip:
+        if self.flip and not held_out:
             mirrored = torch.rand(len(samples), 1, 1, 1) < 0.5
             pixels = torch.where(mirrored, pixels.flip(-1), pixels)
-        return {IMAGE: pixels, NOISE: torch.rand(len(samples), self.num_patches)}
+        return pixels
 
     def _noise_of(self, seed: int) -> torch.Tensor:
         return torch.rand(self.num_patches, generator=torch.Generator().manual_seed(seed))
@@ -85,6 +92,24 @@ class ImageBatches:
         """The inverse of the normalisation: values in [0, 1] of shape (batch, channels, size, size)."""
         shape = (1, len(self.mean), 1, 1)
         return (pixels * torch.tensor(self.std).view(shape) + torch.tensor(self.mean).view(shape)).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class LabelledBatches:
+    """
+    A collator of encoded images with their classes: augmented in training, and as they are in samples that carry
+    `held_out`.
+
+    Args:
+        images ([`ImageBatches`]): Makes the images.
+    """
+
+    images: ImageBatches
+
+    def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Encoded images and numbers of classes -> `pixel_values` and `labels` (batch)."""
+        pixels = self.images.pixels(samples, held_out=HELD_OUT in samples[0])
+        return {IMAGE: pixels, CLASS: torch.tensor([int(sample[CLASS]) for sample in samples])}
 
 
 def _square(image: Image.Image) -> tuple[float, float, float, float]:

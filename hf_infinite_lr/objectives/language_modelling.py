@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from hf_infinite_lr.evaluation.harness import BenchmarkArguments, ZeroShot
 from hf_infinite_lr.stream.reader import is_streaming
 
-from .causal_lm import ModelSource, build_model, build_tokenizer, byte_unigram_bits, language_model_scores
+from .causal_lm import (
+    BYTE_TOKENIZER,
+    ModelSource,
+    build_model,
+    build_tokenizer,
+    byte_unigram_bits,
+    language_model_scores,
+)
 from .keys import from_mapping, typed
 from .lora import MERGED, AdapterArguments, FreshAdapter, save_merged, with_adapter
 from .objective import Objective, Splits
 from .packing import PackedBlocks, PackedStream, causal_lm_collator, pack
+from .perplexity import DocumentScores, score_documents
 from .text import TextSource, load_held_out, load_text
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,7 @@ class LanguageModelling(Objective):
 
     keys = (PackingArguments, ModelSource, AdapterArguments, BenchmarkArguments)
     lengths = (*Objective.lengths, "num_tokens")
+    has_perplexity = True
     units = {"eval_loss": "nats per token"}  # noqa: RUF012  # as declared by the base class
     smoke = {"block_size": 64, "preprocessing_num_workers": None}  # noqa: RUF012
 
@@ -66,12 +79,8 @@ class LanguageModelling(Objective):
         self._columns: dict[str, tuple[Any, PackedBlocks]] = {}
 
     def check(self, arguments: Any) -> None:
-        """Fresh adapters cannot go on with the moments of others."""
-        if self.adapter.adapter_per_task and not arguments.reset_optimizer:
-            raise ValueError(
-                "adapter_per_task=True with reset_optimizer=False would train a fresh adapter with the optimizer "
-                "states of another: set reset_optimizer=True."
-            )
+        """As for every objective with adapters."""
+        self.adapter.check(arguments)
 
     @property
     def tokens_per_sample(self) -> int:
@@ -105,6 +114,16 @@ class LanguageModelling(Objective):
         with self._tasks[name].naming_faults():
             found = load_text(self._tasks[name], columns)
         return Splits(found.train, found.eval, found.fingerprint)
+
+    def scores(self, data: Any, reference: ModelSource, arguments: Any) -> DocumentScores:
+        """The perplexity of each document, in blocks of this recipe's size."""
+        return score_documents(
+            data,
+            reference,
+            block_size=self.packing.block_size,
+            batch_size=arguments.per_device_eval_batch_size,
+            device=arguments.device,
+        )
 
     def load_held_out(self, name: str) -> Any:
         """Loads documents that are only evaluated on."""
@@ -185,9 +204,32 @@ class LanguageModelling(Objective):
         file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         hub = ("dataset_name", "dataset_config_name", "split", "revision", "eval_split")
         kept = {key: value for key, value in entry.items() if key not in hub}
-        held_out = {"eval_data_files": str(file)} if source.eval_split else {}
+        held_out = {"eval_data_files": str(file)} if source.eval_split or source.eval_data_files else {}
         fewer = {"num_eval_samples": 4} if source.num_eval_samples else {}
         return {**kept, "data_files": str(file), **held_out, **fewer}
+
+    @classmethod
+    def stand_in_model(cls, content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        """The tokenizer of bytes, and a new model of `smoke_config_name` with random weights, saved in the folder."""
+        name, tokenizer = content.get("model_name_or_path"), content.get("tokenizer_name")
+        config = content.get("smoke_config_name")
+        if name is None:
+            if tokenizer in (None, BYTE_TOKENIZER) or Path(tokenizer).exists():
+                return {}
+            logger.info("--smoke: the tokenizer of bytes stands in for that of %s", tokenizer)
+            return {"tokenizer_name": BYTE_TOKENIZER}
+        if config is None or Path(name).exists():
+            return {}
+        logger.info("--smoke: a random model of %s with a tokenizer of bytes stands in for %s", config, name)
+        source = ModelSource(config_name=config, tokenizer_name=BYTE_TOKENIZER)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            build_model(source, build_tokenizer(source)).save_pretrained(folder / "model")
+        return {
+            "model_name_or_path": str(folder / "model"),
+            "tokenizer_name": BYTE_TOKENIZER,
+            "model_revision": None,
+        }
 
     def references(self) -> dict[str, Any]:
         """The byte unigram of all training text, where all of it is at hand."""

@@ -57,25 +57,34 @@ class AdapterArguments:
             if name not in known:
                 raise ValueError(f"lora.{name} is no field of peft.LoraConfig{nearest(str(name), known)}.")
 
+    def check(self, arguments: Any) -> None:
+        """Refuses training arguments under which fresh adapters would go on with the moments of others."""
+        if self.adapter_per_task and not arguments.reset_optimizer:
+            raise ValueError(
+                "adapter_per_task=True with reset_optimizer=False would train a fresh adapter with the optimizer "
+                "states of another: set reset_optimizer=True."
+            )
 
-def with_adapter(model: PreTrainedModel, lora: Mapping[str, Any]) -> PeftModel:
+
+def with_adapter(model: PreTrainedModel, lora: Mapping[str, Any], *, task_type: str | None = "CAUSAL_LM") -> PeftModel:
     """Freezes a model and gives it a new adapter, drawn from torch's global generator.
 
     Args:
         model (`PreTrainedModel`): Changed in place, as PEFT does.
         lora (`Mapping[str, Any]`): Fields of `peft.LoraConfig`.
+        task_type (`str`, *optional*, defaults to `"CAUSAL_LM"`): PEFT's name of what the model does, where it has one.
 
     Raises:
         ValueError: if a module is not in the model, or a value is none that PEFT takes.
     """
-    from peft import LoraConfig, TaskType, get_peft_model
+    from peft import LoraConfig, get_peft_model
 
     known = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     for name in lora.get("modules_to_save") or ():  # PEFT passes over what it does not find
         if name.rpartition(".")[2] not in known:
             raise ValueError(f"lora.modules_to_save names {name!r}, which is not in the model{nearest(name, known)}.")
     try:
-        return get_peft_model(model, LoraConfig(**lora, task_type=TaskType.CAUSAL_LM))
+        return get_peft_model(model, LoraConfig(**lora, task_type=task_type))
     except (TypeError, ValueError) as error:
         raise ValueError(f"lora={dict(lora)!r}: {' '.join(str(error).split())}") from error
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoImageProcessor, ViTMAEConfig, ViTMAEForPreTraining
+from transformers import AutoConfig, AutoImageProcessor, ViTConfig, ViTMAEConfig, ViTMAEForPreTraining
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from .causal_lm import ModelSource, override_config
@@ -39,6 +39,18 @@ def build_config(source: ModelSource) -> ViTMAEConfig:
                 f"needs a {MODEL_TYPE}."
             )
     override_config(config, source.config_overrides)
+    check_sizes(config)
+    assert isinstance(config, ViTMAEConfig)
+    return config
+
+
+def check_sizes(config: Any) -> None:
+    """
+    Refuses a vision transformer whose images are not square, no whole number of patches, or of other channels.
+
+    Raises:
+        `ValueError`: naming the field.
+    """
     for key in ("image_size", "patch_size"):
         if type(getattr(config, key)) is not int:
             raise ValueError(f"config_overrides.{key}={getattr(config, key)!r} must be a whole number of pixels.")
@@ -46,13 +58,11 @@ def build_config(source: ModelSource) -> ViTMAEConfig:
         raise ValueError(
             f"config_overrides.image_size={config.image_size} is not divisible by patch_size={config.patch_size}."
         )
-    assert isinstance(config, ViTMAEConfig)
     if config.num_channels not in (1, 3):
         raise ValueError(f"config_overrides.num_channels={config.num_channels} must be 1 (grey) or 3 (RGB).")
-    return config
 
 
-def num_patches(config: ViTMAEConfig) -> int:
+def num_patches(config: ViTMAEConfig | ViTConfig) -> int:
     """Patches of an image."""
     side = int(config.image_size) // int(config.patch_size)  # type: ignore[arg-type]  # whole numbers, as checked
     return side * side
@@ -93,7 +103,7 @@ def set_positions(model: ViTMAEForPreTraining) -> None:
 
 
 def build_processor(
-    source: ModelSource, config: ViTMAEConfig, mean: Sequence[float] | None, std: Sequence[float] | None
+    source: ModelSource, config: ViTMAEConfig | ViTConfig, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> ViTImageProcessorPil:
     """
     What turns images into this model's inputs, saved with every release.

@@ -26,6 +26,7 @@ from hf_infinite_lr.plots.png import write_png
 from hf_infinite_lr.plots.reconstruction import draw_reconstructions, reconstruction_file
 from hf_infinite_lr.stream.task import slug
 from hf_infinite_lr.trainer.checkpoints import write_json
+from hf_infinite_lr.trainer.whole import is_cut, whole_state
 
 from .image_batches import ImageBatches
 from .image_files import encoded
@@ -77,7 +78,7 @@ class AutoencoderScores:
 
     def __call__(self, trainer: Any, release: str, learned: Sequence[str]) -> dict[str, dict[str, float]]:
         """
-        Scores the model of a trainer as it is.
+        Scores the model of a trainer as it is; where its weights are cut or in half precision, a plain copy of it.
 
         Args:
             trainer ([`ContinualTrainer`]): In the middle of its run.
@@ -88,6 +89,8 @@ class AutoencoderScores:
             `dict`: column -> metric -> value.
         """
         model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+        if is_cut(model) or model.dtype != torch.float32:
+            model = _plain(model)
         was_training = model.training
         model.eval()
         measured = _Measured(self, trainer, model, release)
@@ -101,6 +104,14 @@ class AutoencoderScores:
             measured.draw()
         model.train(was_training)
         return scores
+
+
+def _plain(model: ViTMAEForPreTraining) -> ViTMAEForPreTraining:
+    """The same weights, whole and in single precision: what one process does alone must not wait for others."""
+    with model.device:
+        copied = ViTMAEForPreTraining(model.config)
+    copied.load_state_dict(whole_state(model))
+    return copied
 
 
 class _Measured:

@@ -11,6 +11,9 @@ from typing import Any, ClassVar
 import torch
 from transformers import PreTrainedModel
 
+from .causal_lm import ModelSource
+from .perplexity import DocumentScores
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -57,6 +60,9 @@ class Objective(ABC):
 
     smoke: ClassVar[dict[str, Any]] = {}
     """Keys of a recipe that make two steps with it short, for `--smoke`."""
+
+    has_perplexity: ClassVar[bool] = False
+    """Whether [`~Objective.scores`] can rank data by perplexity."""
 
     @property
     def tokens_per_sample(self) -> int | None:
@@ -105,6 +111,16 @@ class Objective(ABC):
     def load_held_out(self, name: str) -> Any:
         """Loads an entry of `evaluate_also`."""
 
+    def scores(self, data: Any, reference: ModelSource, arguments: Any) -> DocumentScores:
+        """What a reference model makes of a task's data, where the objective has perplexity.
+
+        Args:
+            data: As [`~Objective.load`] gives it, map-style.
+            reference ([`ModelSource`]): The model.
+            arguments: The `ContinualTrainingArguments`, for batch size and device.
+        """
+        raise NotImplementedError(type(self).__name__)
+
     @abstractmethod
     def train_samples(self, data: Any) -> Any:
         """The training part of a task as samples: a dataset, or a stream for a stream."""
@@ -140,6 +156,16 @@ class Objective(ABC):
             columns (`Mapping[str, Sequence]`): Further columns with their values, one for each row.
             folder (`Path`): Where to write the file.
         """
+
+    @classmethod
+    def stand_in_model(cls, content: Mapping[str, Any], folder: Path) -> dict[str, Any]:  # noqa: ARG003
+        """Keys of a recipe that take local stand-ins for what its model and tokenizer are on the Hub.
+
+        Args:
+            content (`Mapping`): The recipe.
+            folder (`Path`): Where to write them.
+        """
+        return {}
 
     def references(self) -> dict[str, Any]:
         """Reference rows of the task matrix: name -> `{"metric", "values"}`."""

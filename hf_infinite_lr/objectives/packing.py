@@ -4,19 +4,22 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import torch
 from torch.utils.data import IterableDataset
-from transformers import ByT5Tokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
+
+from .tokenization import Encode, encoder_of, identity_of, joined, rows_of, token_dtype
 
 _FORMAT = 1
-# Documents of one call of the tokenizer: enough to keep its threads busy, few enough for long documents.
-_DOCUMENTS = 128
-# Fewer in a stream, because resuming tokenises them again.
+_BATCH_BYTES = 2**24
+"""Text of one batch of `map`."""
+
+# Documents of a stream that are tokenised at once: few, because resuming tokenises them again.
 _STREAM_DOCUMENTS = 16
 
 
@@ -87,6 +90,7 @@ def pack(
     Example:
 
     ```python
+    >>> from transformers import ByT5Tokenizer
     >>> documents = datasets.Dataset.from_dict({"text": ["ab", "c"]})
     >>> blocks = pack(documents, ByT5Tokenizer(split_special_tokens=True), block_size=2)
     >>> blocks.dataset["input_ids"][:], blocks.num_remainder_tokens
@@ -94,17 +98,18 @@ def pack(
 
     ```
     """
-    encode = _encoder(tokenizer)
+    encode = encoder_of(tokenizer)
     _check_block_size(block_size)
-    dtype = _token_dtype(tokenizer)
-    key = [_FORMAT, documents._fingerprint, _identity(tokenizer), count_bytes]
+    dtype = token_dtype(tokenizer)
+    key = [_FORMAT, documents._fingerprint, identity_of(tokenizer), count_bytes]
     features = {"input_ids": datasets.List(datasets.Value(dtype.name))}
     if count_bytes:
         features["num_bytes"] = datasets.List(datasets.Value("uint32"))
+    rows = rows_of(documents.data.nbytes, len(documents.data), _BATCH_BYTES)
     tokens = documents.with_format("arrow").map(
         _tokenize,
         batched=True,
-        batch_size=_DOCUMENTS,
+        batch_size=rows,
         remove_columns=documents.column_names,
         features=datasets.Features(features),
         fn_kwargs={"encode": encode, "dtype": dtype, "count_bytes": count_bytes},
@@ -120,7 +125,7 @@ def pack(
         _pack,
         batched=True,
         with_indices=True,
-        batch_size=_DOCUMENTS,
+        batch_size=rows,
         remove_columns=tokens.column_names,
         features=datasets.Features({"input_ids": datasets.List(datasets.Value(dtype.name), length=block_size)}),
         fn_kwargs={"tokens": tokens.select_columns("input_ids"), "ends": ends, "block_size": block_size},
@@ -155,6 +160,7 @@ class PackedStream(IterableDataset):
     Example:
 
     ```python
+    >>> from transformers import ByT5Tokenizer
     >>> documents = datasets.Dataset.from_dict({"text": ["ab", "c"]}).to_iterable_dataset()
     >>> stream = PackedStream(documents, ByT5Tokenizer(split_special_tokens=True), block_size=2)
     >>> [block["input_ids"].tolist() for block in stream]
@@ -169,8 +175,8 @@ class PackedStream(IterableDataset):
         _check_block_size(block_size)
         self.documents = documents
         self.block_size = block_size
-        self._encode = _encoder(tokenizer)
-        self._dtype = _token_dtype(tokenizer)
+        self._encode = encoder_of(tokenizer)
+        self._dtype = token_dtype(tokenizer)
         self.num_remainder_tokens: int | None = None
         self._start: dict[str, Any] | None = None
         self._state = self._snapshot(None, np.empty(0, self._dtype), 0)
@@ -230,120 +236,16 @@ def causal_lm_collator(features: Sequence[Mapping[str, Any]]) -> dict[str, torch
     return {"input_ids": input_ids, "labels": input_ids.clone()}
 
 
-class _Encode(Protocol):
-    """Texts -> all their tokens with a closing token each, their lengths, and the bytes each token stands for."""
-
-    def __call__(self, texts: Sequence[str], *, count_bytes: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
-
-
-@dataclass(frozen=True)
-class _ByteEncode:
-    """What `ByT5Tokenizer` does to text without special tokens, at memory speed instead of 0.7 MB/s."""
-
-    eos: int
-    offset: int
-
-    def __call__(self, texts: Sequence[str], *, count_bytes: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        encoded = [text.encode() for text in texts]
-        lengths = np.fromiter((len(text) + 1 for text in encoded), np.int64, len(encoded))
-        closing = np.cumsum(lengths) - 1
-        ids = np.frombuffer(b"\0".join([*encoded, b""]), np.uint8).astype(np.uint16) + self.offset
-        ids[closing] = self.eos
-        num_bytes = np.ones(len(ids) if count_bytes else 0, np.uint32)
-        if count_bytes:
-            num_bytes[closing] = 0
-        return ids, lengths, num_bytes
-
-
-@dataclass(frozen=True)
-class _FastEncode:
-    """The Rust tokenizer alone, without the lists and masks that its wrapper builds."""
-
-    tokenizer: PreTrainedTokenizerBase
-
-    def __call__(self, texts: Sequence[str], *, count_bytes: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        backend = self.tokenizer.backend_tokenizer
-        backend.no_truncation()
-        backend.no_padding()
-        eos = [self.tokenizer.eos_token_id]
-        # The fast variant gives the same tokens and leaves the offsets out.
-        encode = backend.encode_batch if count_bytes else backend.encode_batch_fast
-        encodings = encode(list(texts), add_special_tokens=False)
-        ids = [np.asarray(encoding.ids + eos, np.int64) for encoding in encodings]
-        lengths = np.fromiter((len(row) for row in ids), np.int64, len(ids))
-        rows = zip(texts, encodings, strict=True) if count_bytes else ()
-        counts = [_bytes_by_offsets(text, encoding.offsets) for text, encoding in rows]
-        return _join(ids, np.int64), lengths, _join(counts, np.uint32)
-
-
-@dataclass(frozen=True)
-class _SlowEncode:
-    """Any other tokenizer, through its public call."""
-
-    tokenizer: PreTrainedTokenizerBase
-
-    def __call__(self, texts: Sequence[str], *, count_bytes: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        encoded = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-        ids = [np.asarray([*row, self.tokenizer.eos_token_id], np.int64) for row in encoded]
-        lengths = np.fromiter((len(row) for row in ids), np.int64, len(ids))
-        rows = zip(texts, encoded, strict=True) if count_bytes else ()
-        counts = [_bytes_spread(len(text.encode()), len(row)) for text, row in rows]
-        return _join(ids, np.int64), lengths, _join(counts, np.uint32)
-
-
-def _join(arrays: Sequence[np.ndarray], dtype: type) -> np.ndarray:
-    return np.concatenate([np.empty(0, dtype), *arrays]).astype(dtype)
-
-
-def _bytes_by_offsets(text: str, offsets: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Bytes up to the end of each token that lie past the ends of all tokens before it; the rest is the closing's."""
-    code_points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-    widths = 1 + (code_points > 0x7F) + (code_points > 0x7FF) + (code_points > 0xFFFF)
-    position = np.concatenate([[0], np.cumsum(widths)])
-    ends = np.fromiter((end for _, end in offsets), np.int64, len(offsets))
-    reached = position[np.maximum.accumulate(ends)] if len(ends) else ends
-    return np.diff(np.concatenate([[0], reached, position[-1:]])).astype(np.uint32)
-
-
-def _bytes_spread(num_bytes: int, num_tokens: int) -> np.ndarray:
-    if not num_tokens:
-        return np.asarray([num_bytes], np.uint32)
-    ends = np.arange(num_tokens + 1) * num_bytes // num_tokens
-    return np.concatenate([np.diff(ends), [0]]).astype(np.uint32)
-
-
-def _encoder(tokenizer: PreTrainedTokenizerBase) -> _Encode:
-    if tokenizer.eos_token_id is None:
-        raise ValueError(
-            f"tokenizer_name {tokenizer.name_or_path!r} has no end-of-sequence token, which joins documents here; "
-            "set eos_token in the tokenizer."
-        )
-    if isinstance(tokenizer, ByT5Tokenizer) and tokenizer.split_special_tokens:
-        return _ByteEncode(eos=tokenizer.eos_token_id, offset=tokenizer.offset)
-    return _FastEncode(tokenizer) if tokenizer.is_fast else _SlowEncode(tokenizer)
-
-
 def _check_block_size(block_size: int) -> None:
     if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 2:
         raise ValueError(f"block_size is {block_size!r} but must be a whole number of at least 2 tokens.")
-
-
-def _token_dtype(tokenizer: PreTrainedTokenizerBase) -> np.dtype[Any]:
-    largest = max(tokenizer.get_vocab().values())
-    return np.dtype(np.uint16 if largest < 2**16 else np.uint32)
-
-
-def _identity(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
-    kind, vocabulary = type(tokenizer).__qualname__, sorted(tokenizer.get_vocab().items())
-    backend = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else None
-    return [kind, vocabulary, backend, tokenizer.eos_token_id, bool(getattr(tokenizer, "split_special_tokens", False))]
 
 
 def _hash(key: Sequence[Any]) -> str:
     return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
 
 
-def _tokenize(table: pa.Table, *, encode: _Encode, dtype: np.dtype[Any], count_bytes: bool) -> pa.Table:
+def _tokenize(table: pa.Table, *, encode: Encode, dtype: np.dtype[Any], count_bytes: bool) -> pa.Table:
     ids, lengths, num_bytes = encode(table.column("text").to_pylist(), count_bytes=count_bytes)
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
     columns = {"input_ids": pa.ListArray.from_arrays(offsets, pa.array(ids.astype(dtype)))}
@@ -359,7 +261,7 @@ def _flat(table: pa.Table, column: str) -> np.ndarray:
 
 def _lengths(tokens: datasets.Dataset) -> np.ndarray:
     lengths = [chunk.value_lengths().to_numpy() for chunk in tokens.data.column("input_ids").chunks]
-    return _join(lengths, np.int64)
+    return joined(lengths, np.int64)
 
 
 def _pack(

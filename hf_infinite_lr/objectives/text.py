@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
+import fsspec
 import numpy as np
 from pyarrow import parquet
 
@@ -156,7 +157,7 @@ def _from_files(source: TextSource, paths: Sequence[str]) -> Any:
     builder = kinds[0]
     options = {"sample_by": "document"} if builder == "text" else {}
     for path in paths:
-        if "://" in path or Path(path).suffix.lower() in _COMPRESSIONS:
+        if "://" in path:
             continue
         if builder == "parquet":
             _check_lengths(path, source)
@@ -185,34 +186,36 @@ def _check_lengths(path: str, source: TextSource) -> None:
 
 
 def _check_encoding(path: str, builder: str) -> None:
-    size = Path(path).stat().st_size
-    if builder == "text" and size > _LARGEST_DOCUMENT:
-        raise ValueError(
-            f"{path} is one document of {size} bytes, above the limit of {_LARGEST_DOCUMENT}: split it into several "
-            "files, or write it as JSON lines with one part a line."
-        )
+    """Reads a file once, in pieces: neither its encoding nor a document's length may stop a run later."""
     decoder = codecs.getincrementaldecoder("utf-8")()
-    offset = line = 0
-    with open(path, "rb") as file:
-        while True:
-            chunk = file.read(2**20)
-            pending = len(decoder.getstate()[0])
-            try:
-                decoder.decode(chunk, final=not chunk)
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{path} is not UTF-8 text: byte {offset - pending + error.start} cannot be decoded; convert the "
-                    "file to UTF-8."
-                ) from error
+    offset = length = 0
+    with fsspec.open(path, "rb", compression="infer") as file:
+        while chunk := file.read(2**20):
+            _decode(decoder, chunk, path, offset)
             offset += len(chunk)
-            line = len(chunk) - chunk.rfind(b"\n") - 1 + (0 if b"\n" in chunk else line)
-            if builder != "text" and line > _LARGEST_DOCUMENT:
-                raise ValueError(
-                    f"{path} has a line of more than {_LARGEST_DOCUMENT} bytes, which is the limit of a document: "
-                    "write one document a line, and split a longer one into several."
+            cut = -1 if builder == "text" else chunk.rfind(b"\n")
+            length = len(chunk) - cut - 1 + (length if cut < 0 else 0)
+            if length > _LARGEST_DOCUMENT:
+                what, remedy = (
+                    ("is one document", "split it into several files, or write it as JSON lines")
+                    if builder == "text"
+                    else ("has a line", "write one document a line, and split a longer one into several")
                 )
-            if not chunk:
-                return
+                raise ValueError(
+                    f"{path} {what} of more than {_LARGEST_DOCUMENT} bytes, the limit of a document: {remedy}."
+                )
+    _decode(decoder, b"", path, offset)
+
+
+def _decode(decoder: codecs.IncrementalDecoder, chunk: bytes, path: str, offset: int) -> None:
+    pending = len(decoder.getstate()[0])
+    try:
+        decoder.decode(chunk, final=not chunk)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8 text: byte {offset - pending + error.start} cannot be decoded; convert the file to "
+            "UTF-8."
+        ) from error
 
 
 def _text_column(documents: Any, source: TextSource, columns: Sequence[str]) -> Any:

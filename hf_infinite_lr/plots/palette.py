@@ -22,6 +22,8 @@ PHASES = {
     "constant": BLUE,
     "anneal": VERMILION,
     "cosine_decay": SKY,
+    "rsqrt_decay": SKY,
+    "linear_end": PURPLE,
 }
 
 PHASE_NAMES = {
@@ -30,6 +32,8 @@ PHASE_NAMES = {
     "constant": "constant (trunk)",
     "anneal": "annealing (branch)",
     "cosine_decay": "cosine decay",
+    "rsqrt_decay": "reciprocal square root",
+    "linear_end": "linear end",
 }
 
 _TASKS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)

@@ -17,6 +17,8 @@ from hf_infinite_lr.stream import (
     split_by_time,
 )
 
+from .by_perplexity import ByPerplexity
+
 SPLITS: dict[str, Callable[..., list[Task]]] = {
     "class": split_by_class,
     "distance": split_by_distance,
@@ -26,7 +28,7 @@ SPLITS: dict[str, Callable[..., list[Task]]] = {
 }
 """What `kind` of `split_into` can name; its other keys are those of the builder."""
 
-OWN_KEYS = ("split_into", "subset", "mixture", "mixture_samples")
+OWN_KEYS = ("split_into", "subset", "by_perplexity", "mixture", "mixture_samples")
 _BY_RECIPE = ("dataset", "name", "division")
 _UNSAID = inspect.Parameter.empty
 
@@ -98,11 +100,13 @@ class Component:
         source (`dict`): What the objective reads, under a name of its own.
         weight (`float`): Share of the samples, in any unit.
         subset (`int` or `float`, *optional*): As in [`Entry`].
+        by_perplexity ([`ByPerplexity`], *optional*): As in [`Entry`], without a curriculum.
     """
 
     source: Mapping[str, Any]
     weight: Any
     subset: int | float | None = None
+    by_perplexity: ByPerplexity | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,8 @@ class Entry:
         split_into ([`SplitInto`], *optional*): How it becomes several tasks, each with the entry's length.
         subset (`int` or `float`, *optional*): Samples of its raw data to train on, or below 1 a share; the same in
             every epoch (Guo et al. 2024, strategy I).
+        by_perplexity ([`ByPerplexity`], *optional*): Which of its documents to train on, and in which order; after
+            `subset`.
         mixture (`tuple[Component, ...]`): Datasets that are mixed by weights and resampled each epoch (strategy III).
         mixture_samples (`int`, *optional*): Samples of an epoch of the mixture.
     """
@@ -121,6 +127,7 @@ class Entry:
     content: Mapping[str, Any]
     split_into: SplitInto | None = None
     subset: int | float | None = None
+    by_perplexity: ByPerplexity | None = None
     mixture: tuple[Component, ...] = ()
     mixture_samples: int | None = None
 
@@ -143,7 +150,10 @@ class Entry:
             raise ValueError(f"tasks: {name!r}: mixture_samples goes with mixture only.")
         split = SplitInto.of(content["split_into"], name) if "split_into" in given else None
         parts = _components(content, lengths) if "mixture" in given else ()
-        return cls(content, split, content.get("subset"), parts, content.get("mixture_samples"))
+        ranked = _ranked(content, name)
+        if split is not None and ranked is not None and ranked.curriculum:
+            raise ValueError(f"tasks: {name!r} has split_into and by_perplexity with curriculum: give one of them.")
+        return cls(content, split, content.get("subset"), ranked, parts, content.get("mixture_samples"))
 
     @property
     def name(self) -> str:
@@ -156,6 +166,12 @@ class Entry:
         if self.mixture:
             return [part.source for part in self.mixture]
         return [{key: value for key, value in self.content.items() if key not in OWN_KEYS}]
+
+    @property
+    def ranked(self) -> dict[str, ByPerplexity]:
+        """What is ranked by perplexity, by the names of the sources: its own data, or parts of its mixture."""
+        chosen = {part.source["name"]: part.by_perplexity for part in self.mixture}
+        return {name: by for name, by in {self.name: self.by_perplexity, **chosen}.items() if by is not None}
 
     @property
     def task_names(self) -> list[str] | None:
@@ -179,5 +195,15 @@ def _component(part: Mapping[str, Any], name: str, lengths: Sequence[str]) -> Co
     for key in part:
         if key in (*lengths, "split_into", "mixture", "mixture_samples"):
             raise ValueError(f"tasks: part {name!r} of a mixture has {key!r}, which belongs to the task.")
-    source = {key: value for key, value in part.items() if key not in ("weight", "subset")}
-    return Component({**source, "name": name}, part["weight"], part.get("subset"))
+    source = {key: value for key, value in part.items() if key not in ("weight", "subset", "by_perplexity")}
+    ranked = _ranked(part, name)
+    if ranked is not None and ranked.curriculum:
+        raise ValueError(
+            f"tasks: part {name!r} of a mixture has by_perplexity with curriculum, but a mixture is drawn at random."
+        )
+    return Component({**source, "name": name}, part["weight"], part.get("subset"), ranked)
+
+
+def _ranked(content: Mapping[str, Any], name: str) -> ByPerplexity | None:
+    value = content.get("by_perplexity")
+    return None if value is None else ByPerplexity.of(value, name)

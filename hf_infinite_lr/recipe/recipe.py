@@ -13,22 +13,28 @@ import yaml
 from datasets import concatenate_datasets
 from transformers import set_seed
 
-from hf_infinite_lr.config import ContinualTrainingArguments, refuse_unsupported, run_lengths, run_mode
+from hf_infinite_lr.config import ContinualTrainingArguments, run_lengths, run_mode
 from hf_infinite_lr.methods.joint import JOINT
+from hf_infinite_lr.objectives.image_classification import ImageClassification
 from hf_infinite_lr.objectives.keys import nearest, typed
 from hf_infinite_lr.objectives.language_modelling import LanguageModelling
 from hf_infinite_lr.objectives.mae import MaskedAutoencoding
 from hf_infinite_lr.objectives.objective import Objective
-from hf_infinite_lr.stream import Stream, Task, mixture, random_subset
+from hf_infinite_lr.stream import InOrder, Stream, Task, mixture, random_subset
 from hf_infinite_lr.trainer import ContinualTrainer
 from hf_infinite_lr.trainer.checkpoints import write_text
 from hf_infinite_lr.trainer.resume import refuse_used
+from hf_infinite_lr.unsupported import refuse_unsupported
 
 from .document import read_document
-from .entries import Entry
+from .entries import Component, Entry
 from .smoke import for_two_steps
 
-OBJECTIVES: dict[str, type[Objective]] = {"causal_lm": LanguageModelling, "mae": MaskedAutoencoding}
+OBJECTIVES: dict[str, type[Objective]] = {
+    "causal_lm": LanguageModelling,
+    "mae": MaskedAutoencoding,
+    "image_classification": ImageClassification,
+}
 """What `objective` can name."""
 
 
@@ -96,7 +102,22 @@ class Recipe:
                     f"tasks: {entry.name!r}: some parts of its mixture are streaming and some are not; make them all "
                     "one or the other."
                 )
+            self._check_ranked(entry)
         Stream(self._unread(), {entry["name"]: None for entry in self.data.evaluate_also})
+
+    def _check_ranked(self, entry: Entry) -> None:
+        for name, ranked in entry.ranked.items():
+            where = f"tasks: {name!r}: by_perplexity"
+            if not self.objective.has_perplexity:
+                raise ValueError(f"{where} needs objective: causal_lm, but this is {self.data.objective}.")
+            if self.objective.is_streaming(name):
+                raise ValueError(
+                    f"{where} needs all documents before the first step, so that streaming cannot be true."
+                )
+            if ranked.curriculum and (mode := run_mode(self.arguments)):
+                raise ValueError(
+                    f"{where}: curriculum=True cannot be used with methods.{mode}, which has its own order."
+                )
 
     def _unread(self) -> tuple[Task, ...]:
         """The tasks as far as they are known without data; an entry stands for its tasks where they are not."""
@@ -137,8 +158,9 @@ class Recipe:
         if entry.mixture:
             return [self._mixed(entry)]
         splits = self.objective.load(entry.name, entry.split_into.columns if entry.split_into else ())
-        train = self._subset(splits.train, entry.subset)
+        train, key = self._chosen(splits.train, entry, entry.name)
         identity = self.objective.fingerprint(splits)
+        served = InOrder if entry.by_perplexity and entry.by_perplexity.curriculum else _as_it_is
         parts = [Task(entry.name, train, splits.eval)]
         if entry.split_into is not None:
             parts = entry.split_into.split(train, splits.eval, entry.name)
@@ -146,9 +168,9 @@ class Recipe:
             self._task(
                 entry,
                 part.name,
-                self.objective.train_samples(part.dataset),
+                served(self.objective.train_samples(part.dataset)),
                 eval_dataset=self.objective.eval_samples(part.name, part.eval_dataset),
-                fingerprint=_part_identity(identity, entry, part.name),
+                fingerprint=_part_identity(identity, entry, part.name, key),
                 holds=part.holds,
             )
             for part in parts
@@ -156,7 +178,8 @@ class Recipe:
 
     def _mixed(self, entry: Entry) -> Task:
         loaded = [(self.objective.load(part.source["name"]), part) for part in entry.mixture]
-        samples = [self.objective.train_samples(self._subset(splits.train, part.subset)) for splits, part in loaded]
+        chosen = [self._chosen(splits.train, part, part.source["name"])[0] for splits, part in loaded]
+        samples = [self.objective.train_samples(data) for data in chosen]
         weights = [part.weight for part in entry.mixture]
         held_out = concatenate_datasets([splits.eval for splits, _ in loaded])
         return self._task(
@@ -167,8 +190,14 @@ class Recipe:
             holds=f"mixture of {len(weights)} by weights {', '.join(str(weight) for weight in weights)}",
         )
 
-    def _subset(self, data: Any, size: int | float | None) -> Any:
-        return data if size is None else random_subset(data, size, seed=self._seed)
+    def _chosen(self, data: Any, part: Entry | Component, name: str) -> tuple[Any, str]:
+        """The data to train on, and what identifies the choice beside the keys that ask for it."""
+        if part.subset is not None:
+            data = random_subset(data, part.subset, seed=self._seed)
+        if part.by_perplexity is None:
+            return data, ""
+        scores = self.objective.scores(data, part.by_perplexity.reference, self.arguments)
+        return data.select(part.by_perplexity.rows(scores, name)), scores.key
 
     @property
     def _seed(self) -> int:
@@ -199,12 +228,18 @@ class Recipe:
         write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
-def _part_identity(identity: str | None, entry: Entry, name: str) -> str | None:
-    """Identity of a part of data that its source knows as a whole."""
-    chosen = {key: entry.content[key] for key in ("split_into", "subset") if entry.content.get(key) is not None}
+def _as_it_is(samples: Any) -> Any:
+    return samples
+
+
+def _part_identity(identity: str | None, entry: Entry, name: str, key: str) -> str | None:
+    """Identity of a part of data that its source knows as a whole; `key` is that of its scores."""
+    asked = ("split_into", "subset", "by_perplexity")
+    chosen = {word: entry.content[word] for word in asked if entry.content.get(word) is not None}
     if identity is None or not chosen:
         return identity
-    return hashlib.sha256(f"{identity} {json.dumps(chosen, sort_keys=True)} {name}".encode()).hexdigest()[:16]
+    parts = f"{identity} {json.dumps(chosen, sort_keys=True)} {name} {key}".rstrip()
+    return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
 class _Unread:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,8 @@ from typing import Any
 from hf_infinite_lr.objectives.objective import Objective
 
 from .entries import OWN_KEYS, SplitInto
+
+logger = logging.getLogger(__name__)
 
 NUM_STEPS = 2
 
@@ -29,20 +33,24 @@ def for_two_steps(content: Mapping[str, Any], objective: type[Objective], folder
     """
     The keys of a recipe for two steps of one sample each.
 
-    Entries that name a Hub dataset read a small local file of the same columns instead; models, built-in data and
-    local files are read as they are.
+    Entries that name data of the Hub read a small local file of the same columns instead, and a model of the Hub is a
+    new one of the recipe's `smoke_config_name`; built-in data and local files are read as they are. What is replaced
+    is logged.
 
     Args:
         content (`Mapping`): The recipe.
         objective (`type[Objective]`): What it trains.
-        folder (`Path`): An empty folder for stand-ins and the run.
+        folder (`Path`): For stand-ins and the run: empty, and the same one for all processes of a run.
     """
+    own = folder / f"rank-{os.environ.get('RANK', '0')}"
+    own.mkdir()
     data = {
-        key: [_local(entry, objective, folder) for entry in content[key] or ()]
+        key: [_local(entry, objective, own) for entry in content[key] or ()]
         for key in ("tasks", "evaluate_also")
         if key in content
     }
-    return {**content, **_SHORT, **objective.smoke, **data, "output_dir": str(folder / "run")}
+    model = objective.stand_in_model(content, own)
+    return {**content, **_SHORT, **objective.smoke, **data, **model, "output_dir": str(folder / "run")}
 
 
 def _local(entry: Mapping[str, Any], objective: type[Objective], folder: Path) -> dict[str, Any]:
@@ -52,8 +60,11 @@ def _local(entry: Mapping[str, Any], objective: type[Objective], folder: Path) -
             for place, part in enumerate(entry["mixture"], start=1)
         ]
         return {**entry, "mixture": [{key: part[key] for key in part if key != "name"} for part in parts]}
-    if not entry.get("dataset_name"):
+    data = entry.get("dataset_name") or entry.get("data_files") or ""
+    files = [data] if isinstance(data, str) else data
+    if not entry.get("dataset_name") and not any(str(file).startswith("hf://") for file in files):
         return dict(entry)
+    logger.info("--smoke: a few made-up samples stand in for %s", ", ".join(map(str, files)))
     own = {key: value for key, value in entry.items() if key in (*OWN_KEYS, "weight")}
     source = {key: value for key, value in entry.items() if key not in own}
     return {**objective.stand_in(source, _divided_by(entry), folder), **own}

@@ -91,7 +91,15 @@ class Run:
             start = phase["start_step"]
             stop = phase["end_step"] or max(self.state["global_step"], start + 1)
             values = (phase["start_rate"], phase["end_rate"])
-            shape = Phase(phase["name"], phase["task"], stop - start, *values, phase["shape"], timescale)
+            shape = Phase(
+                phase["name"],
+                phase["task"],
+                stop - start,
+                *values,
+                phase["shape"],
+                phase.get("timescale", timescale),
+                phase.get("floor_rate"),
+            )
             parts.append(Part(phase["name"], phase["task"], start, stop, _shifted(shape, start)))
         if not parts:
             logged = [

@@ -1,4 +1,4 @@
-"""The two schedules as short sentences of phases. Factors are relative to the peak learning rate.
+"""The two schedules of Singh et al. 2025 as short sentences of phases. Factors are relative to the peak learning rate.
 
 Sources: `infinite` is Singh et al. 2025, "Beyond Cosine Decay" (arXiv 2503.02844) and the authors' small-scale code
 for several tasks; phases counted as lengths one after another as in Ibrahim et al. 2024 (arXiv 2403.08763).

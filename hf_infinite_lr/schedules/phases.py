@@ -7,7 +7,10 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-from hf_infinite_lr.schedules.shapes import SHAPES
+from hf_infinite_lr.schedules.shapes import SHAPES, SHAPES_THAT_ARRIVE
+
+REWARM_DECAYS = ("cosine_decay", "rsqrt_decay", "linear_end")
+"""Phases behind a warm-up of the schedules that re-warm, which have no trunk."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,7 @@ class Phase:
 
     Args:
         name (`str`):
-            `warmup`, `cooldown_to_constant`, `constant`, `anneal` or `cosine_decay`.
+            `warmup`, `cooldown_to_constant`, `constant`, `anneal`, `cosine_decay`, `rsqrt_decay` or `linear_end`.
         task (`int`):
             Index of the task that the phase belongs to.
         num_steps (`int` or `None`):
@@ -28,7 +31,9 @@ class Phase:
         shape (`str`):
             A key of [`~hf_infinite_lr.schedules.shapes.SHAPES`].
         timescale (`float`, *optional*):
-            Of the shape `inverse_sqrt`.
+            Of the shapes `inverse_sqrt`, `rsqrt` and `rsqrt_to_zero`.
+        floor (`float`, *optional*):
+            Of the shapes `rsqrt` and `rsqrt_to_zero`, relative to the peak.
 
     >>> Phase("warmup", 0, 4, 0.0, 1.0, "linear")(1)
     0.25
@@ -41,6 +46,7 @@ class Phase:
     end: float
     shape: str
     timescale: float | None = None
+    floor: float | None = None
 
     def __post_init__(self) -> None:
         assert self.shape in SHAPES, self.shape
@@ -51,9 +57,11 @@ class Phase:
         """Return the factor at a step counted from the phase's start; past its end, the end value."""
         if self.num_steps is None or local_step <= 0:
             return self.start
-        if local_step >= self.num_steps:
+        span = self.num_steps - (self.shape in SHAPES_THAT_ARRIVE)
+        if local_step >= span:
             return self.end
-        return SHAPES[self.shape](local_step / self.num_steps, self.start, self.end, self.timescale)
+        floor = () if self.floor is None else (self.floor,)
+        return SHAPES[self.shape](local_step / span, self.start, self.end, self.timescale, *floor)
 
 
 class Place(NamedTuple):

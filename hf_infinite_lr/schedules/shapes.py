@@ -4,16 +4,13 @@ Every shape maps a progress `u` in [0, 1] to a value that is `start` at `u = 0` 
 """
 
 import math
-from typing import Protocol
+from collections.abc import Callable
 
 DEFAULT_TIMESCALE = 10.0
 
 
-class Shape(Protocol):
-    """A curve: `shape(u, start, end, timescale)` for a progress `u` in [0, 1]."""
-
-    def __call__(self, u: float, start: float, end: float, timescale: float | None) -> float:
-        """Return the value of the curve at progress `u`."""
+Shape = Callable[..., float]
+"""A curve: `shape(u, start, end, timescale)` for a progress `u` in [0, 1]; some take a `floor` behind these."""
 
 
 def constant(u: float, start: float, end: float, timescale: float | None = None) -> float:  # noqa: ARG001
@@ -74,6 +71,28 @@ def one_minus_sqrt(u: float, start: float, end: float, timescale: float | None =
     return end + (start - end) * (1.0 - math.sqrt(u))
 
 
+def rsqrt(u: float, start: float, end: float, timescale: float | None, floor: float) -> float:  # noqa: ARG001
+    """Go along `floor + (start - floor) / sqrt(1 + timescale u)`.
+
+    In a body of N steps behind a warm-up of W steps, `timescale = N / W` makes it
+    `floor + sqrt(W / s) (start - floor)` at step s = W + N u of the task (Roth et al. 2024, arXiv 2408.14471). Where
+    it ends follows from the rest, so that `end` must be that.
+
+    >>> rsqrt(0.5, 1.0, 0.55, 6.0, 0.1)
+    0.55
+    """
+    return floor + (start - floor) / math.sqrt(1.0 + (timescale or 0.0) * u)
+
+
+def rsqrt_to_zero(u: float, start: float, end: float, timescale: float | None, floor: float) -> float:
+    """Go along [`rsqrt`], multiplied by a line from 1 to 0.
+
+    >>> rsqrt_to_zero(0.5, 1.0, 0.0, 6.0, 0.1)
+    0.275
+    """
+    return (1.0 - u) * rsqrt(u, start, end, timescale, floor)
+
+
 SHAPES: dict[str, Shape] = {
     "constant": constant,
     "linear": linear,
@@ -81,5 +100,10 @@ SHAPES: dict[str, Shape] = {
     "inverse_sqrt": inverse_sqrt,
     "exponential": exponential,
     "1-sqrt": one_minus_sqrt,
+    "rsqrt": rsqrt,
+    "rsqrt_to_zero": rsqrt_to_zero,
 }
-"""Name -> shape. The names are those of `lr_scheduler_kwargs`."""
+"""Name -> shape. Those that `lr_scheduler_kwargs` can name have the same names there."""
+
+SHAPES_THAT_ARRIVE = ("rsqrt_to_zero",)
+"""Shapes that are at their end with the last step of a phase, where the others are there with the next step."""

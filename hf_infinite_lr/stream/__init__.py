@@ -9,11 +9,13 @@ from .builders import (
     split_by_time,
     task_table,
 )
+from .in_order import InOrder
 from .mixture import mixture
 from .plan import Segment, StreamPlan, TaskPlan
 from .task import Stream, Task
 
 __all__ = [
+    "InOrder",
     "Segment",
     "Stream",
     "StreamPlan",

@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import BatchSampler, Dataset
 
 from .buffer import StreamBuffer
+from .in_order import InOrder
 from .mixture import Mixture
 from .order import Sample, epoch_order, rows_at
 from .plan import Segment, StreamPlan
@@ -79,7 +80,7 @@ class StreamBatches(BatchSampler):
     def _order(self, task: int, epoch: int) -> np.ndarray:
         """The rows that a pass over a map-style task visits."""
         dataset = self._datasets[task]
-        if isinstance(dataset, Mixture):
+        if isinstance(dataset, (Mixture, InOrder)):
             return dataset.order(self.seed, task, epoch)
         num_samples = self.plan.tasks[task].num_samples
         assert num_samples is not None
@@ -122,9 +123,17 @@ class StreamBatches(BatchSampler):
         usable = plan.num_samples - plan.num_unused_samples
         return rows_at(partial(self._order, task), usable, start, stop).tolist()
 
-    def first_samples(self, task: int, count: int) -> list[Sample]:
-        """The addresses of a task's own first samples, at most `count`; the reader that trains is not moved."""
-        stop = min(count, self.replay.own_before(task, self.plan.tasks[task].num_steps))
+    def first_samples(self, task: int, count: int | None = None) -> list[Sample]:
+        """The addresses of a task's own first samples, at most `count`; the reader that trains is not moved.
+
+        Args:
+            task (`int`): Its index.
+            count (`int`, *optional*): By default one pass over a map-style task, and of a stream what it has read.
+        """
+        if count is None:
+            plan = self.plan.tasks[task]
+            count = self._samples_of(task) if plan.num_samples is None else plan.num_samples - plan.num_unused_samples
+        stop = min(count, self._samples_of(task))
         rows = self.readers[task].anew().take(0, stop) if task in self.readers else self._rows(task, 0, stop)
         return [Sample(task, row, task, place) for place, row in enumerate(rows)]
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .in_order import InOrder
 from .mixture import Mixture
 from .reader import is_streaming
 
@@ -107,6 +108,8 @@ class Task:
             if isinstance(table, Mixture):
                 parts["mixture"] = [table.sizes, table.counts]
                 table = table.table
+            if isinstance(table, InOrder):
+                parts["in_order"] = True
             size = len(table)
             parts["length"] = size
             parts["rows"] = [_row_hash(table[int(row)]) for row in np.linspace(0, size - 1, min(size, 16))]

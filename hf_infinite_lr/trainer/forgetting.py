@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,12 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from hf_infinite_lr.methods import (
     FullyShardedWeights,
     Learner,
+    Method,
     PartitionedWeights,
     Samples,
     Weights,
@@ -23,14 +27,18 @@ from hf_infinite_lr.methods import (
 )
 from hf_infinite_lr.methods.output import observed, with_mask
 from hf_infinite_lr.stream.loading import StreamBatches, StreamDataset, kept_rng, seeded_rng
+from hf_infinite_lr.stream.order import Sample
 from hf_infinite_lr.stream.plan import StreamPlan, TaskPlan
 
-from .host import Host
+from .classes import ClassIncremental
+from .method_engines import check_engine_of_methods, zero_stage
 
 logger = logging.getLogger(__name__)
 
+_RELEASE = 1  # sets the draws at a task's end apart from those of its samples
 
-class ForgettingMethods(Host):
+
+class ForgettingMethods(ClassIncremental):
     """Lets the methods of `args.methods` act on a run."""
 
     args: Any
@@ -41,9 +49,14 @@ class ForgettingMethods(Host):
     def _raw_optimizer(self) -> torch.optim.Optimizer:
         raise NotImplementedError  # trunk and branches know it
 
+    def _load_released(self, directory: Path) -> None:
+        raise NotImplementedError  # the engines know how
+
     def _make_methods(self) -> None:
         check_engine_of_methods(self)
         self._methods = make_methods(read_methods(self.args.methods))
+        for method in self._methods:
+            method.check(self._bare_model, self.task_classes)
         self._weights: Weights | None = None
         self._terms: dict[str, torch.Tensor] = {}
         self._num_updates = 0
@@ -62,20 +75,56 @@ class ForgettingMethods(Host):
         if self.is_deepspeed_enabled:
             named = self._weights.parameters.items()
             self._handles = [weight.register_hook(partial(self._with_pull, name, weight)) for name, weight in named]
-        learner = self._learner(None)
+        self._load_methods(self._methods, checkpoint)
+        if checkpoint is None:
+            for method in self._methods:
+                method.begin(self._learner(None))
+
+    def _load_methods(self, methods: Iterable[Method], checkpoint: Path | None) -> None:
         file = None if checkpoint is None else checkpoint / self._state_file
         stored = load_file(file) if file is not None and file.exists() else {}
-        for method in self._methods:
+        for method in methods:
             mark = f"{method.name}/"
-            method.load({key.removeprefix(mark): stored[key] for key in stored if key.startswith(mark)}, learner)
-            if checkpoint is None:
-                method.begin(learner)
+            own = {key.removeprefix(mark): stored[key] for key in stored if key.startswith(mark)}
+            method.load(own, self._learner(None))
+
+    def _rewind_methods(self, trunk: Path) -> None:
+        """After the trunk's weights have come back."""
+        if moving := [method for method in self._methods if method.follows_updates]:
+            self._load_methods(moving, trunk)
 
     def _between_tasks(self, ended: TaskPlan) -> None:
         """With the weights that the next task starts from, before its first step."""
-        with kept_rng():
+        with kept_rng(), self._comparing([ended.name]):
             for method in self._methods:
                 method.end_task(self._learner(ended))
+
+    def _end_update(self) -> None:
+        """After every update."""
+        for method in self._methods:
+            method.end_update(self._learner(None))
+
+    @contextmanager
+    def _released(self, ended: TaskPlan) -> Iterator[None]:
+        """Around evaluation and release at a task's end."""
+        with ExitStack() as stack:
+            for method in self._methods:
+                with kept_rng(), seeded_rng(self._batches.seed, ended.index, _RELEASE):
+                    stack.enter_context(method.released(self._learner(ended)))
+            yield
+
+    def _become_release(self, directory: Path) -> None:
+        """At the run's end, where a method has put the trunk's weights back after the release."""
+        if directory.exists() and any(method.changes_release for method in self._methods):
+            self._load_released(directory)
+
+    def _rate_of(self, name: str) -> float:
+        """The factor of a parameter's learning rate."""
+        return math.prod(method.rate_of(name) for method in self._methods)
+
+    def _add_to_release(self, directory: Path) -> None:
+        for method in self._methods:
+            method.add_to_release(self._bare_model, directory)
 
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -85,13 +134,13 @@ class ForgettingMethods(Host):
         if not comparing:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         bare = self._bare_model
-        inputs = with_mask(bare, inputs)
+        inputs = with_mask(bare, {**inputs, **{k: v for method in comparing for k, v in method.inputs.items()}})
         with observed(bare) as seen:
             loss, outputs = super().compute_loss(model, dict(inputs), True, num_items_in_batch)
         summed = num_items_in_batch is not None  # then the host divides by all items, else by the micro-batches
         scale = self.accelerator.num_processes if summed and self.args.average_tokens_across_devices else 1
         for method in comparing:
-            term = scale * method.extra_loss(bare, inputs, seen[0], num_items_in_batch)
+            term = scale * method.extra_loss(bare, inputs, seen[0], num_items_in_batch, outputs)
             loss = loss + term
             part = term.detach() / (1 if summed else self.current_gradient_accumulation_steps)
             self._terms[method.name] = self._terms.get(method.name, 0) + part
@@ -105,8 +154,29 @@ class ForgettingMethods(Host):
             self._num_updates += 1
             if not self.is_deepspeed_enabled:
                 self._add_pulls()
+                self._freeze()
         self._pulling = False
         return loss
+
+    def _freeze(self) -> None:
+        """Takes the gradient of what a method freezes now, so that the optimizer passes it over."""
+        assert self._weights is not None
+        segment = self.plan.segments[self.plan.segment_of(self.state.global_step)]
+        batch = segment.first_batch + self.state.global_step - segment.start_step
+        done = batch / self.plan.tasks[segment.task].num_steps
+        for name, weight in self._weights.parameters.items():
+            if any(method.freezes(name, segment.task, done) for method in self._methods):
+                weight.grad = None
+
+    def prediction_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The host's step; predictions and their loss are those of the methods."""
+        loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
+        if self.task_classes is None or not self._methods or not isinstance(logits, torch.Tensor):
+            return loss, logits, labels
+        inputs = self._prepare_inputs(inputs)
+        for method in self._methods:
+            logits = method.predict(self._bare_model, inputs, logits)
+        return cross_entropy(logits, labels), logits, labels
 
     def _add_pulls(self) -> None:
         assert self._weights is not None
@@ -165,22 +235,30 @@ class ForgettingMethods(Host):
             assert ended is not None
             return self._first_samples(ended, count)
 
+        def one_pass(size: int) -> Iterator[Mapping[str, Any]]:
+            assert ended is not None
+            return self._one_pass(ended, size)
+
         assert self._weights is not None
-        return Learner(self._bare_model, self._weights, self._raw_optimizer(), samples)
+        return Learner(self._bare_model, self._weights, self._raw_optimizer(), samples, one_pass)
 
     def _first_samples(self, task: TaskPlan, count: int) -> Samples:
         """The task's own samples in the order of its first pass, fetched one by one as for training."""
+        assert self._weights is not None
         addresses = self._batches.first_samples(task.index, count)
+        own = [(place, [addresses[place]]) for place in self._weights.share(len(addresses))]
+        return Samples(self._fetched(task, own), len(addresses))
 
-        def batches() -> Iterator[Mapping[str, Any]]:
-            assert self._weights is not None
-            for place in self._weights.share(len(addresses)):
-                batch = self._served.__getitems__([addresses[place]])
-                with seeded_rng(self._batches.seed, task.index, place):
-                    batch = with_mask(self._bare_model, batch)
-                yield self._prepare_inputs(batch)  # type: ignore[arg-type]  # any mapping will do
+    def _one_pass(self, task: TaskPlan, size: int) -> Iterator[Mapping[str, Any]]:
+        addresses = self._batches.first_samples(task.index)
+        return self._fetched(task, [(at, addresses[at : at + size]) for at in range(0, len(addresses), size)])
 
-        return Samples(batches(), len(addresses))
+    def _fetched(self, task: TaskPlan, batches: Iterable[tuple[int, list[Sample]]]) -> Iterator[Mapping[str, Any]]:
+        for place, addresses in batches:
+            batch = self._served.__getitems__(addresses)
+            with seeded_rng(self._batches.seed, task.index, place):
+                batch = with_mask(self._bare_model, batch)
+            yield self._prepare_inputs(batch)  # type: ignore[arg-type]  # any mapping will do
 
     # ---- Their state -------------------------------------------------------------------------------------------
 
@@ -203,45 +281,6 @@ class ForgettingMethods(Host):
                 for name, part in method.state().items()
             }
             save_file(state, Path(output_dir) / self._state_file)
-
-
-def zero_stage(trainer: Host) -> int:
-    """Stage of DeepSpeed's ZeRO; 0 without it."""
-    return trainer.accelerator.state.deepspeed_plugin.zero_stage if trainer.is_deepspeed_enabled else 0
-
-
-def check_engine_of_methods(trainer: ForgettingMethods) -> None:
-    """Refuses the engines under which a method would not be what it says.
-
-    Raises:
-        ValueError: naming the method, the engine and why.
-    """
-    chosen, accelerator = trainer.args.methods, trainer.accelerator
-    if trainer.args.n_gpu > 1 and chosen:
-        raise ValueError(
-            f"methods.{next(iter(chosen))} cannot be used with one process for {trainer.args.n_gpu} GPUs; start one "
-            "process for each, with accelerate launch or torchrun."
-        )
-    if "lwf" in chosen and trainer.args.torch_compile:
-        raise ValueError(
-            "methods.lwf cannot be used with torch_compile=True, because it looks into the forward pass; set "
-            "torch_compile=False."
-        )
-    fsdp = trainer.is_fsdp_enabled
-    if fsdp and accelerator.state.fsdp_plugin.fsdp_version != 2 and chosen:
-        raise ValueError(f"methods.{next(iter(chosen))} cannot be used with FSDP 1; set fsdp_version=2.")
-    stage = zero_stage(trainer)
-    for name in ("lwf", "gdumb"):
-        if name in chosen and (fsdp or stage == 3):
-            raise ValueError(
-                f"methods.{name} cannot be used with {'FSDP' if fsdp else 'DeepSpeed ZeRO-3'}, because it keeps a "
-                "whole copy of the weights; use DDP or ZeRO-2."
-            )
-    if "gdumb" in chosen and trainer.is_deepspeed_enabled:
-        raise ValueError(
-            "methods.gdumb cannot be used with DeepSpeed, because the engine keeps the master weights in its "
-            "optimizer; use DDP."
-        )
 
 
 def check_methods(state: Mapping[str, Any], methods: Mapping[str, Any], plan: StreamPlan) -> None:

@@ -3,49 +3,54 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import ProgressCallback, TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from hf_infinite_lr.arguments import resume_arguments
-from hf_infinite_lr.config import arrange, plan_run, refuse_unsupported, run_mode, schedule_name
+from hf_infinite_lr.config import arrange, plan_run, run_mode, schedule_name
 from hf_infinite_lr.lr_scheduler import ScheduleLR
 from hf_infinite_lr.methods.joint import JOINT
 from hf_infinite_lr.report import write_report
+from hf_infinite_lr.schedules import REWARM_DECAYS
 from hf_infinite_lr.stream.task import Stream
+from hf_infinite_lr.stream.task_classes import TaskClasses
+from hf_infinite_lr.unsupported import refuse_unsupported
 
 from . import checkpoints
 from .acceptance import accept_changed_tasks
 from .annealing import AnnealingAfterwards
 from .columns import ColumnEvaluation, ScoreModel, check_evaluation
 from .disk import saving
-from .embeddings import separate_embeddings
 from .flow import Stopwatch, StreamFlow, StreamProgress
 from .forgetting import ForgettingMethods, check_methods
 from .host import bounded_length, check_arguments, check_host, continual_arguments, engine_name, one_pass
 from .pace import Pace
+from .rates import OwnRates
 from .record import RunRecord, schedule_state
 from .resume import check_data_settings, check_engine, check_trunk, find_checkpoint, newest_whole
 from .serving import ServedStream
+from .task_end import TaskEnds
 from .trunk import TrunkAndBranches
 
 logger = logging.getLogger(__name__)
 
-PHASES = ("warmup", "cooldown_to_constant", "constant", "anneal", "cosine_decay")
+PHASES = ("warmup", "cooldown_to_constant", "constant", "anneal", *REWARM_DECAYS)
 """Phase names; their places are the numbers in logs (`phase_index`)."""
 
 _DESCRIBED = 20
 _STEP_KINDS = ("logging", "eval", "save")
 
 
-class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, ForgettingMethods, ServedStream):
+class ContinualMixin(
+    AnnealingAfterwards, TaskEnds, TrunkAndBranches, ColumnEvaluation, ForgettingMethods, OwnRates, ServedStream
+):
     """Makes a Trainer learn a stream of tasks. Put it before the host: `class C(ContinualMixin, SFTTrainer)`.
 
     The trunk is one Trainer run over the stream. At a task's branch point it is saved to `trunk/`, the remaining steps
@@ -69,6 +74,8 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
         score_model (`Callable`, *optional*): `(trainer, release, learned) -> {column: {metric: value}}`: further
             scores of the model before training and at each task's end, such as probes. `release` is the directory of
             the release (`untrained` before training), `learned` names the tasks seen so far.
+        task_classes (`Mapping[str, Iterable[int]]`, *optional*): For class-incremental classification by a model with
+            one output for every class: each task's, as numbers of outputs ([`~.trainer.classes.ClassIncremental`]).
         **kwargs: As in the host.
 
     Raises:
@@ -86,6 +93,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
         begin_task: Callable[[], None] | None = None,
         finish_release: Callable[[Any, Path | None], Mapping[str, Mapping[str, float]]] | None = None,
         score_model: ScoreModel | None = None,
+        task_classes: Mapping[str, Iterable[int]] | TaskClasses | None = None,
         **kwargs: Any,
     ) -> None:
         check_host(type(self), ContinualMixin)
@@ -110,6 +118,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
         self.columns = tuple(stream.eval_datasets)
         self._joined = [task.name for task in stream.tasks] if run_mode(args) == JOINT else []
         self.schedule, self.plan = plan_run(args, self.stream, batch_size)
+        self._check_publication()
         self.score_model = score_model
         self.references: dict[str, Any] = {}
         self.units: dict[str, str] = {}
@@ -119,6 +128,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
         self.has_begun = False
         self._scores: dict[str, dict[str, float]] = {}
         self._step_seconds, self._evaluation_seconds = Stopwatch(), Stopwatch()
+        self._compare_classes(task_classes)
         self._make_methods()
         self._pace = Pace(self._step_seconds)
         self._follow_stream()
@@ -145,6 +155,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
                 "DeepSpeed's ZeRO-3 do not keep; leave them out and score the releases afterwards."
             )
         self._check_engine()
+        self._check_merging()
 
     def _new_record(self) -> RunRecord:
         args = self.args
@@ -179,15 +190,6 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
         if self._annealing:
             seen.max_steps = -1
         return super().set_initial_training_values(seen, dataloader)
-
-    def create_optimizer(self, model: Any = None) -> Optimizer:
-        """As the host's, with a group of their own for embeddings that have their own rate."""
-        is_new = self.optimizer is None
-        optimizer = super().create_optimizer(model)
-        if is_new and self.args.embedding_learning_rate is not None:
-            owner = self.accelerator.unwrap_model(self.model if model is None else model)
-            separate_embeddings(optimizer, owner, self.args.embedding_learning_rate)
-        return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Our schedules follow the stream's tasks; any other name is one curve over the whole stream."""
@@ -247,6 +249,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
         check_engine(state, self.record.settings)
         check_methods(state, self.args.methods, self.plan)
         check_trunk(self._output_dir, self.plan, state["global_step"])
+        self._check_merged(state["global_step"])
         if self.schedule is None and state["num_steps"] != self.plan.num_steps:
             raise ValueError(
                 f"lr_scheduler_type={schedule_name(self.args)!r} is one curve over the whole run: its past would "
@@ -269,9 +272,8 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
         done = f"stopped at max_steps={self.args.max_steps}" if global_step < self.plan.num_steps else "is finished"
         logger.info("%s: the run %s (%d steps) and no task is new.", self._output_dir, done, global_step)
         self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        if not (
-            self._output_dir / "trainer_state.json"
-        ).exists():  # a kill after the last save has left the end undone
+        ended = (self._output_dir / "trainer_state.json").exists()
+        if not ended:  # a kill after the last save has left the end undone
             self._write_end()
         last = self._output_dir / "releases" / self.plan.tasks[-1].directory
         self._load_released(last if last.exists() else checkpoint)
@@ -308,6 +310,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
             self.record.set_baseline(self._scores)
             self.record.add_benchmarks(None, self._finished(None))
         self._begin_methods(self._resumed_from)
+        self._begin_merging()
         self._write_record()
         self._step_seconds.start()
 
@@ -321,6 +324,7 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
         task = self.plan.rewind_points.get(step)
         if task is not None:
             self._rewind(self._output_dir / "trunk" / task.directory, step)
+            self._rewind_methods(self._output_dir / "trunk" / task.directory)
         begun = self.plan.task_at(step)
         if step and begun.start_step == step:
             self._between_tasks(self.plan.tasks[begun.index - 1])
@@ -333,10 +337,14 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
         """After the update that made `step` updates: the schedule's position, also when fp16 skipped the update."""
         if self.schedule is not None:
             self.lr_scheduler.set_position(step)
+        self._end_update()
         self.state.epoch = self.plan.epochs_at(step)
 
     def _end_stream(self) -> None:
         self.record.train_seconds += self._step_seconds.stop()
+        if self.state.global_step == self.plan.num_steps and not self._annealing:
+            self._become_release(self._output_dir / "releases" / self.plan.tasks[-1].directory)
+        self._end_merging()
         self._write_end()
 
     def _write_end(self) -> None:
@@ -371,24 +379,3 @@ class ContinualMixin(AnnealingAfterwards, TrunkAndBranches, ColumnEvaluation, Fo
         super().log(logs, *args, **kwargs)
         if "loss" in logs:
             self._check_loss(logs["loss"])
-
-    def _evaluate(
-        self, trial: Any, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False
-    ) -> dict[str, float]:
-        """At a task's end the evaluation is followed by the release and the matrix row."""
-        self._scores = {}
-        metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
-        # Where no column is evaluated, no event clears the flag, and the end of the run would evaluate again.
-        self.control.should_evaluate = False
-        task = self.plan.ends.get(self.state.global_step)
-        if task is not None:
-            each, last = self.args.release == "each", self.args.release == "last" and task is self.plan.tasks[-1]
-            learned = self._joined or [known.name for known in self.plan.tasks[: task.index + 1]]
-            self._score_release(task.directory, tuple(learned))
-            self.record.add_row(task, self._scores)
-            if releases := each or last or self._annealing:
-                self._release(self._release_name if self._annealing else task.directory, task)
-            self._write_record()
-            if releases:
-                self._publish_release(self._release_name if self._annealing else task.directory)
-        return metrics

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import time
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -19,25 +20,47 @@ logger = logging.getLogger(__name__)
 EXIT_STATUS = 128 + signal.SIGTERM
 
 
+REPEATED_SECONDS = 15.0
+"""SIGTERMs that come so soon after the first belong to it: a batch system signals every process of a job, and
+torchrun, being one of them, passes its own on."""
+
+
+class FirstSigterm:
+    """Handles SIGTERM: notes the first, passes over those that belong to it, and ends the process at a later one."""
+
+    def __init__(self) -> None:
+        self._at: float | None = None
+
+    @property
+    def came(self) -> bool:
+        """Whether there was one."""
+        return self._at is not None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """As `signal.signal` calls it."""
+        now = time.monotonic()
+        if self._at is None:
+            self._at = now
+        elif now - self._at > REPEATED_SECONDS:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+
 def outlive_sigterm(worker: int) -> None:  # noqa: ARG001  # as a loader calls it
     """Makes a loader's worker pass over the first SIGTERM: a batch system signals the whole group of processes.
 
     A worker that dies takes the training process with it before that could save. When that process ends for good, its
     workers end too.
     """
-    signal.signal(signal.SIGTERM, _pass_over_once)
-
-
-def _pass_over_once(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # as a signal calls it
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, FirstSigterm())
 
 
 class Preemption(TrainerCallback):
     """Within it, SIGTERM makes the trainer save at the next step boundary, whatever `save_strategy` says, and return.
 
-    A second SIGTERM ends the process at once. Under several processes it is enough that one of them gets the signal:
-    they agree on the step by one byte that each sends while the next step computes. The handler is put back at the
-    end; it can be installed by the main thread only.
+    Another SIGTERM, later than 15 seconds after the first, ends the process at once. Under several processes it is
+    enough that one of them gets the signal: they agree on the step by one byte that each sends while the next step
+    computes. The handler is put back at the end; it can be installed by the main thread only.
 
     Args:
         trainer ([`ContinualTrainer`]): On every process of the run.
@@ -54,7 +77,7 @@ class Preemption(TrainerCallback):
     def __init__(self, trainer: ContinualMixin) -> None:
         self.trainer = trainer
         self.acted = False
-        self._asked = False
+        self._signal = FirstSigterm()
         self._group: Any = None
         self._sent: tuple[torch.Tensor, Any] | None = None
 
@@ -65,7 +88,7 @@ class Preemption(TrainerCallback):
 
     def __enter__(self) -> Preemption:
         self.trainer.add_callback(self)
-        self._before = signal.signal(signal.SIGTERM, self._ask)
+        self._before = signal.signal(signal.SIGTERM, self._signal)
         return self
 
     def __exit__(
@@ -73,10 +96,6 @@ class Preemption(TrainerCallback):
     ) -> None:
         signal.signal(signal.SIGTERM, self._before)
         self.trainer.remove_callback(self)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -106,9 +125,9 @@ class Preemption(TrainerCallback):
     def _agreed(self) -> bool:
         """Whether any process had been asked to end: in one process now, in several at the end of the step before."""
         if self._group is None:
-            return self._asked
+            return self._signal.came
         known = self._sent is not None and self._received()
-        flag = torch.tensor([self._asked], dtype=torch.uint8)
+        flag = torch.tensor([self._signal.came], dtype=torch.uint8)
         work = distributed.all_reduce(flag, op=distributed.ReduceOp.MAX, group=self._group, async_op=True)
         self._sent = flag, work
         return known

@@ -32,6 +32,7 @@ from hf_infinite_lr.hub import (
 )
 from hf_infinite_lr.report.markdown import REPORT_FOLDER, write_report_of
 from hf_infinite_lr.report.run import Run, known_matrices
+from hf_infinite_lr.stream.plan import StreamPlan
 
 from . import checkpoints
 from .host import Host
@@ -54,6 +55,7 @@ class Publishing(Host):
     """
 
     record: RunRecord
+    plan: StreamPlan
     args: Any
     _annealing: bool = False
     _sender: BackgroundSender | None = None
@@ -80,6 +82,21 @@ class Publishing(Host):
             raise ValueError(
                 f"push_to_hub=True with release='none' and hub_strategy={self.args.hub_strategy.value!r} publishes "
                 "nothing: choose hub_strategy='all_checkpoints' for the trunks."
+            )
+
+    def _check_publication(self) -> None:
+        """Refuses to publish training data: a trunk holds the samples that streaming tasks keep for replay.
+
+        Raises:
+            ValueError: naming the settings and the task.
+        """
+        streaming = [task.name for task in self.plan.tasks if task.num_samples is None]
+        trunks = self.args.push_to_hub and self.args.hub_strategy in _WITH_TRUNKS
+        if trunks and streaming and self.args.replay_fraction:
+            raise ValueError(
+                f"hub_strategy={self.args.hub_strategy.value!r} with replay_fraction={self.args.replay_fraction} "
+                f"would publish the samples that the streaming task {streaming[0]!r} keeps for replay, which lie in "
+                "every trunk: choose hub_strategy='every_save'."
             )
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:

@@ -219,6 +219,8 @@ def schedule_state(args: Any, schedule: Schedule | None, peak: float | None = No
             "start_rate": phase.start * rate,
             "end_rate": phase.end * rate,
             "shape": phase.shape,
+            "timescale": phase.timescale,
+            "floor_rate": None if phase.floor is None else phase.floor * rate,
         }
         for phase, start, end in zip(schedule.phases, schedule.boundaries, ends, strict=False)
     ]

@@ -7,7 +7,7 @@ each time and are not strict; a rewind happens once per task, inside the run, so
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from transformers.utils import (
     SAFE_WEIGHTS_NAME,
     is_peft_available,
 )
+
+from hf_infinite_lr.merging import weighted_mean
 
 _LOADING_FAULTS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 
@@ -34,6 +36,31 @@ def restore_weights(model: torch.nn.Module, directory: Path) -> None:
     Raises:
         ValueError: if a tensor is missing, unknown or of another shape. The model may then be partly restored.
     """
+    _write_each(model, directory, lambda target, tensor: target.copy_(tensor))
+
+
+def blend_weights(model: torch.nn.Module, directory: Path, weight: float) -> None:
+    """Makes a model the mean of itself and of saved weights, one tensor at a time.
+
+    Args:
+        model (`torch.nn.Module`): The unwrapped model.
+        directory (`Path`): As for [`restore_weights`].
+        weight (`float`): Of the model; the saved weights have 1 - `weight`. Whole numbers stay the model's.
+
+    Raises:
+        ValueError: as [`restore_weights`].
+    """
+
+    def blend(target: torch.Tensor, tensor: torch.Tensor) -> None:
+        if target.is_floating_point():
+            target.copy_(weighted_mean((target, tensor.to(target.device)), (weight, 1 - weight)))
+
+    _write_each(model, directory, blend)
+
+
+def _write_each(
+    model: torch.nn.Module, directory: Path, write: Callable[[torch.Tensor, torch.Tensor], object]
+) -> None:
     targets = _saved_tensors(model)
     reached: set[int] = set()
     with torch.no_grad():
@@ -42,7 +69,8 @@ def restore_weights(model: torch.nn.Module, directory: Path) -> None:
             if target is None or target.shape != tensor.shape:
                 there = "is not in the model" if target is None else f"has shape {tuple(target.shape)} in the model"
                 raise ValueError(f"{directory}: tensor {name!r} of shape {tuple(tensor.shape)} {there}.")
-            target.copy_(tensor)
+            if target.data_ptr() not in reached:  # tied tensors may stand in a file twice
+                write(target, tensor)
             reached.add(target.data_ptr())
     missing = [name for name, target in targets.items() if target.numel() and target.data_ptr() not in reached]
     if missing:

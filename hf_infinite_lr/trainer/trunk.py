@@ -36,6 +36,7 @@ class TrunkAndBranches(Engines, Publishing):
     schedule: Schedule | None
     lr_scheduler: Any
     optimizer: Any
+    _add_to_release: Callable[[Path], None]
     _finished: Callable[[Path | None], Mapping[str, Mapping[str, float]]]
     _batches: StreamBatches
     _step_seconds: Stopwatch
@@ -134,6 +135,7 @@ class TrunkAndBranches(Engines, Publishing):
             self.accelerator.wait_for_everyone()
             self.record.add_benchmarks(task, self._finished(aside / name))
             if self.args.should_save:
+                self._add_to_release(aside / name)
                 checkpoints.write_manifest(aside / name)
                 self._describe_release(aside / name)
                 checkpoints.move_into_place(aside / name, self._output_dir / "releases" / name)

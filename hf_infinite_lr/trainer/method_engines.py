@@ -1,0 +1,72 @@
+"""Under which engines a method is what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+
+def zero_stage(trainer: Any) -> int:
+    """Stage of DeepSpeed's ZeRO; 0 without it."""
+    return trainer.accelerator.state.deepspeed_plugin.zero_stage if trainer.is_deepspeed_enabled else 0
+
+
+def check_engine_of_methods(trainer: Any) -> None:
+    """Refuses the engines under which a method would not be what it says.
+
+    Raises:
+        ValueError: naming the method, the engine and why.
+    """
+    chosen, accelerator = trainer.args.methods, trainer.accelerator
+    if trainer.args.n_gpu > 1 and chosen:
+        raise ValueError(
+            f"methods.{next(iter(chosen))} cannot be used with one process for {trainer.args.n_gpu} GPUs; start one "
+            "process for each, with accelerate launch or torchrun."
+        )
+    if "lwf" in chosen and trainer.args.torch_compile:
+        raise ValueError(
+            "methods.lwf cannot be used with torch_compile=True, because it looks into the forward pass; set "
+            "torch_compile=False."
+        )
+    if "nearest_class_mean" in chosen and trainer.args.fp16:
+        raise ValueError(
+            "methods.nearest_class_mean cannot be used with fp16=True, because it leaves no gradient to scale; use "
+            "bf16=True."
+        )
+    if trainer.is_fsdp_enabled and accelerator.state.fsdp_plugin.fsdp_version != 2 and chosen:
+        raise ValueError(f"methods.{next(iter(chosen))} cannot be used with FSDP 1; set fsdp_version=2.")
+    check_sharded_methods(
+        chosen,
+        fsdp=trainer.is_fsdp_enabled,
+        zero_stage=zero_stage(trainer) if trainer.is_deepspeed_enabled else None,
+    )
+
+
+def check_sharded_methods(chosen: Collection[str], *, fsdp: bool, zero_stage: int | None) -> None:
+    """Refuses methods that a sharding engine cannot carry.
+
+    Args:
+        chosen (`Collection[str]`): Names of methods.
+        fsdp (`bool`): Whether it is FSDP.
+        zero_stage (`int`, *optional*): Of DeepSpeed; None without it.
+
+    Raises:
+        ValueError: naming the method, the engine and why.
+    """
+    for name in ("lwf", "gdumb"):
+        if name in chosen and (fsdp or zero_stage == 3):
+            raise ValueError(
+                f"methods.{name} cannot be used with {'FSDP' if fsdp else 'DeepSpeed ZeRO-3'}, because it keeps a "
+                "whole copy of the weights; use DDP or ZeRO-2."
+            )
+    for name in ("slca", "lae", "nearest_class_mean"):
+        if name in chosen and (fsdp or zero_stage is not None):
+            raise ValueError(
+                f"methods.{name} cannot be used with {'FSDP' if fsdp else 'DeepSpeed'}, because it looks at single "
+                "weights between updates; use DDP."
+            )
+    if "gdumb" in chosen and zero_stage is not None:
+        raise ValueError(
+            "methods.gdumb cannot be used with DeepSpeed, because the engine keeps the master weights in its "
+            "optimizer; use DDP."
+        )
