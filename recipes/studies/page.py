@@ -97,8 +97,9 @@ def claim_lines(results: Results) -> Iterator[str]:
     yield "| source | claim | verdict |"
     yield "|---|---|---|"
     for claim in CLAIMS:
-        reason = f" ({claim.reason})" if claim.reason else ""
-        yield f"| {claim.source} | {claim.text} | **{results.verdict(claim)}**{reason} |"
+        run = sum(results.outcome(comparison) is not None for comparison in claim.comparisons)
+        why = claim.reason or f"{run} of {len(claim.comparisons)} comparisons run"
+        yield f"| {claim.source} | {claim.text} | **{results.verdict(claim)}** ({why}) |"
     yield ""
     yield "The comparisons behind the verdicts; positive where the first arm is better:"
     yield ""
@@ -232,7 +233,8 @@ def page(results: Results) -> str:
         "",
         "## Search",
         "",
-        f"The same number of trials for both schedules, on seed {SEARCH_SEED} and on data that no table uses.",
+        f"The same number of trials for both schedules, on seed {SEARCH_SEED} and on data that no table uses. "
+        "Of the knob beside the rate two values were tried, so that either is an edge.",
         "",
         *search_lines(results),
         "## Cost, and how to repeat it",
