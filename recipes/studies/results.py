@@ -1,0 +1,82 @@
+"""What the records of the studies say: numbers of runs, differences between arms, verdicts on claims."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import records
+from arms import TABLES
+from claims import AVERAGE, LEARNED, LOST, NOT_TESTABLE, Claim, Comparison
+from verdicts import Difference, verdict
+
+from hf_infinite_lr.metrics import TaskMatrix, summary
+
+HERE = Path(__file__).parent
+STUDIES = ("lm", "mae")
+MEASURES = {
+    AVERAGE: "final_average",
+    LEARNED: "average_right_after_learning",
+    LOST: "forgetting_from_right_after_learning",
+}
+Records = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
+
+
+def measure(run: Mapping[str, Any], name: str) -> float | None:
+    """A number of a run; None where it has none, as joint training has nothing that was lost."""
+    keys = ("metric", "higher_is_better", "matrix", "baseline")
+    matrix = TaskMatrix(run["tasks"], run["tasks"], **{key: run[key] for key in keys})
+    return summary(matrix)[MEASURES[name]]
+
+
+class Results:
+    """The runs of all studies.
+
+    Args:
+        found (`Mapping`): Study -> content of its JSON file.
+    """
+
+    def __init__(self, found: Records) -> None:
+        self.found = found
+
+    def done(self, table: str, arm: str) -> dict[int, Mapping[str, Any]]:
+        """The runs of an arm so far, by seed."""
+        own = self.found[TABLES[table].study]["runs"]
+        return {run["seed"]: run for run in own if (run["table"], run["arm"]) == (table, arm)}
+
+    def runs(self, table: str, arm: str) -> dict[int, Mapping[str, Any]]:
+        """The runs of an arm by seed; none before all its seeds are done, so that every row has the same seeds."""
+        found = self.done(table, arm)
+        return found if len(found) >= TABLES[table].seeds else {}
+
+    def difference(self, comparison: Comparison) -> Difference | None:
+        """Over the seeds that both arms have; None for fewer than two."""
+        first, second = self.runs(*comparison.first), self.runs(*comparison.second)
+        seeds = sorted(first.keys() & second.keys())
+        if len(seeds) < 2:
+            return None
+        values = [[measure(runs[seed], comparison.measure) for seed in seeds] for runs in (first, second)]
+        if None in values[0] + values[1]:
+            return None
+        higher = first[seeds[0]]["higher_is_better"] if comparison.measure != LOST else False
+        return Difference.of(*values, higher_is_better=higher)
+
+    def outcome(self, comparison: Comparison) -> str | None:
+        """Whether a comparison supports its claim; None where it was not run."""
+        difference = self.difference(comparison)
+        if difference is None:
+            return None
+        metric = next(iter(self.runs(*comparison.first).values()))["metric"]
+        margin = comparison.margin(metric)
+        return difference.supports() if margin is None else difference.supports_par(margin)
+
+    def verdict(self, claim: Claim) -> str:
+        """The word for a claim."""
+        if not claim.comparisons:
+            return NOT_TESTABLE
+        outcomes = [self.outcome(comparison) for comparison in claim.comparisons]
+        return verdict([outcome for outcome in outcomes if outcome is not None])
+
+
+def read_results(folder: Path = HERE) -> Results:
+    """The records of all studies in a folder."""
+    return Results({study: records.read(folder / f"{study}.json") for study in STUDIES})

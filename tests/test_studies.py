@@ -1,0 +1,261 @@
+"""The evidence: the page is what its JSON says, its words are what its intervals say, and a run repeats itself."""
+
+import json
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+from statistics import fmean, stdev
+
+import pytest
+
+from hf_infinite_lr.construction import schedule_from_arguments
+from hf_infinite_lr.schedules import cosine_rewarm
+
+STUDIES = Path(__file__).parent.parent / "recipes" / "studies"
+sys.path.insert(0, str(STUDIES))
+
+import arms  # noqa: E402
+import claims  # noqa: E402
+import open_end  # noqa: E402
+import page  # noqa: E402
+import records  # noqa: E402
+import results  # noqa: E402
+import slices  # noqa: E402
+import study  # noqa: E402
+import trial  # noqa: E402
+import verdicts  # noqa: E402
+
+T_4 = 2.7764451  # Student's t, 97.5 %, of five seeds
+FOUND = {"infinite": {"learning_rate": 8e-3, "constant_lr_ratio": 0.3}, "cosine_rewarm": {"learning_rate": 4e-3}}
+INTERVAL = re.compile(r"([+-]\d\.\d{3}) \(([+-]\d\.\d{3}) to ([+-]\d\.\d{3})\)")
+STUDIED = [name for name in results.STUDIES if (STUDIES / f"{name}.json").exists()]
+
+
+def cells(text):
+    """The rows of all tables of a page."""
+    return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in text.splitlines() if "|" in line]
+
+
+# ---- The page -----------------------------------------------------------------------------------------------------
+
+
+def test_page_is_made_of_its_files():
+    assert (STUDIES / "README.md").read_text(encoding="utf-8") == page.page(page.read_results())
+
+
+def test_page_has_its_pictures():
+    named = re.findall(r"\]\((figures/[^)]+)\)", (STUDIES / "README.md").read_text(encoding="utf-8"))
+    assert sorted(named) == sorted(f"figures/{path.name}" for path in (STUDIES / "figures").glob("*.png"))
+    assert len(named) == len(STUDIED)
+
+
+def test_short_form_is_the_paired_difference_of_the_files():
+    text = (STUDIES / "README.md").read_text(encoding="utf-8")
+    checked = 0
+    for name, table in arms.TABLES.items():
+        runs = json.loads((STUDIES / f"{table.study}.json").read_text())["runs"] if table.study in STUDIED else []
+        averages = {
+            arm: {run["seed"]: fmean(run["matrix"][-1]) for run in runs if (run["table"], run["arm"]) == (name, arm)}
+            for arm in ("infinite", "cosine_rewarm")
+        }
+        if len(averages["infinite"]) != 5:
+            continue
+        sign = 1 if table.study == "mae" else -1
+        differences = [sign * (averages["infinite"][seed] - averages["cosine_rewarm"][seed]) for seed in range(5)]
+        half = T_4 * stdev(differences) / 5**0.5
+        numbers = [fmean(differences), fmean(differences) - half, fmean(differences) + half]
+        line = next(line for line in text.splitlines() if line.startswith(f"| {table.title}"))
+        assert [float(number) for number in INTERVAL.search(line).groups()] == pytest.approx(numbers, abs=6e-4)
+        word = "ahead" if numbers[1] > 0 else "behind" if numbers[2] < 0 else "inconclusive"
+        assert f"- {table.title}: `infinite` against `cosine_rewarm` is **{word}** over 5 seeds." in text
+        checked += 1
+    assert checked
+
+
+def test_words_match_the_intervals_beside_them():
+    text = (STUDIES / "README.md").read_text(encoding="utf-8")
+    found = Counter()
+    for row in cells(text):
+        words = [cell for cell in row if cell in ("ahead", "behind", "inconclusive", "supported", "contradicted")]
+        numbers = [INTERVAL.fullmatch(cell) for cell in row if INTERVAL.fullmatch(cell)]
+        if not words or "on par" in "".join(row):
+            continue
+        low, high = float(numbers[0][2]), float(numbers[0][3])
+        if 0 in (low, high):  # rounded to 0: the third decimal does not tell
+            continue
+        expected = {"ahead", "supported"} if low > 0 else {"behind", "contradicted"} if high < 0 else {"inconclusive"}
+        assert words[0] in expected, row
+        found[words[0]] += 1
+    assert sum(found.values()) > 10
+
+
+# ---- The files ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", STUDIED)
+def test_both_schedules_have_the_same_trials_and_the_arms_their_best(name):
+    found = records.read(STUDIES / f"{name}.json")
+    for table in {run["table"] for run in found["runs"]}:
+        searched = arms.TABLES[table].searched or table
+        trials = [trial for trial in found["search"] if trial["table"] == searched]
+        assert Counter(trial["schedule"] for trial in trials) == {"infinite": 8, "cosine_rewarm": 8}
+        assert {trial["seed"] for trial in trials} == {arms.SEARCH_SEED}
+        expected = arms.arms(records.best(found, searched), arms.TABLES[table].task_steps)
+        for run in found["runs"]:
+            if run["table"] == table:
+                assert run["changes"] == expected[run["arm"]]
+
+
+@pytest.mark.parametrize("name", STUDIED)
+def test_every_run_says_where_it_comes_from(name):
+    runs = records.read(STUDIES / f"{name}.json")["runs"]
+    for run in runs:
+        assert re.fullmatch("[0-9a-f]{40}", run["commit"])
+        assert {"hf_infinite_lr", "torch", "transformers"} <= run["versions"].keys()
+        assert run["seed"] != arms.SEARCH_SEED
+        assert run["updates"]["on_path"] <= run["updates"]["spent"]
+
+
+def test_rows_of_a_table_have_the_same_seeds_and_others_are_called_missing():
+    found, text = page.read_results(), (STUDIES / "README.md").read_text(encoding="utf-8")
+    for name, table in arms.TABLES.items():
+        whole = [arm for arm in table.arms if len(found.done(name, arm)) >= table.seeds]
+        assert len({frozenset(found.runs(name, arm)) for arm in whole}) <= 1
+        assert (f"(`{name}`): **not" in text) == (len(whole) < len(table.arms))
+
+
+# ---- Verdicts -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "higher", "word"),
+    [
+        ([1.0, 1.1, 1.2], [2.0, 2.1, 2.2001], False, "ahead"),
+        ([1.0, 1.1, 1.2], [2.0, 2.1, 2.2001], True, "behind"),
+        ([1.0, 2.0, 3.0], [2.0, 1.0, 3.0], False, "inconclusive"),
+    ],
+)
+def test_word_of_a_difference(first, second, higher, word):
+    assert verdicts.Difference.of(first, second, higher_is_better=higher).word() == word
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "outcome"),
+    [
+        (0.0, 0.01, "supported"),
+        (0.015, 0.01, "inconclusive"),
+        (0.04, 0.01, "contradicted"),
+        (-0.04, 0.01, "contradicted"),
+    ],
+)
+def test_being_on_par_needs_an_interval_within_the_margin(mean, half, outcome):
+    assert verdicts.Difference(mean, half, 5).supports_par(0.02) == outcome
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "word"),
+    [
+        ([], "not run"),
+        (["supported", "supported"], "holds"),
+        (["supported", "contradicted"], "holds in part"),
+        (["supported", "inconclusive"], "holds in part"),
+        (["contradicted", "inconclusive"], "contradicted"),
+        (["inconclusive"], "inconclusive"),
+    ],
+)
+def test_verdict_on_a_claim(outcomes, word):
+    assert verdicts.verdict(outcomes) == word
+
+
+def test_claims_compare_arms_that_their_tables_have():
+    compared = [each for claim in claims.CLAIMS for each in claim.comparisons]
+    compared += [each for comparisons in claims.QUESTIONS.values() for each in comparisons]
+    for table, arm in (side for each in compared for side in (each.first, each.second)):
+        assert arm in arms.TABLES[table].arms
+    assert all(bool(claim.comparisons) != bool(claim.reason) for claim in claims.CLAIMS)
+
+
+# ---- Arms and data ------------------------------------------------------------------------------------------------
+
+
+def test_every_arm_has_a_name_and_the_two_grids_are_as_large():
+    made = arms.arms({**FOUND, "cosine_rewarm": {"learning_rate": 4e-3, "min_lr_ratio": 0.1}}, 200)
+    assert made.keys() == arms.LABELS.keys()
+    assert made["constant_branches"]["learning_rate"] == pytest.approx(2.4e-3)
+    assert made["cosine_peaks_at_constant"]["lr_scheduler_kwargs"]["rewarm_lr_ratio"] == pytest.approx(0.6)
+    for name in results.STUDIES:
+        assert len({len(settings) for settings in arms.grid(name).values()}) == 1
+
+
+def test_rewarming_from_the_floor_changes_the_later_warm_ups_alone():
+    plain = cosine_rewarm([10, 10], warmup_steps=[4, 4], peak_ratios=[1.0, 1.0], min_ratio=0.2)
+    floored = trial.from_the_floor(plain)
+    assert [floored(step) for step in range(10)] == [plain(step) for step in range(10)]
+    assert [floored(step) for step in range(10, 14)] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert [floored(step) for step in range(14, 21)] == [plain(step) for step in range(14, 21)]
+
+
+@pytest.mark.parametrize("stream", ["three", "same"])
+def test_search_and_report_share_no_text(stream, tmp_path):
+    texts = {}
+    for purpose in slices.PURPOSES:
+        for entry in slices.entries("lm", stream, purpose, tmp_path, 100_000):
+            for part in ("data_files", "eval_data_files"):
+                rows = slices.Dataset.from_parquet(entry[part], cache_dir=str(tmp_path / "cache"))
+                texts[entry["name"], purpose, part] = set(rows["text"][:])
+    names = {name for name, _, _ in texts}
+    for name in names:
+        used = {purpose: texts[name, purpose, "data_files"] for purpose in slices.PURPOSES}
+        assert not used["search"] & used["report"]
+        for held in (texts[name, "search", "eval_data_files"], texts[name, "report", "eval_data_files"]):
+            assert held
+            assert not any(text in longer for text in held if len(text) > 200 for longer in used["report"])
+
+
+def test_slices_of_ten_tasks_share_no_row():
+    for name in results.STUDIES:
+        parts = slices.STREAMS[name]["ten"]
+        assert len({part.name for part in parts}) == 10
+    rows = slices.Dataset.from_dict({"label": list(range(25)), "source": ["scipy/a"] * 25})
+    picked = [label for part in slices.STREAMS["mae"]["ten"] for label in part.of(rows)["label"][:]]
+    assert sorted(picked) == list(range(25))
+
+
+def test_open_end_counts_as_the_plans_of_runs_do():
+    lengths = [100] * 4
+    for budget in ("within", "extra"):
+        kwargs = {"num_anneal_steps": arms.ANNEALING}
+        schedule = schedule_from_arguments(
+            "infinite", task_steps=lengths, learning_rate=1.0, warmup_steps=5, kwargs=kwargs, anneal_budget=budget
+        )
+        served = [branch.end_step / 100 for branch in schedule.branch_points]
+        assert open_end.updates()[f"`infinite`, `anneal_budget: {budget}`"][:2] == pytest.approx(served[2:])
+
+
+# ---- The machinery ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_quick_form_repeats_itself_and_does_nothing_twice(tmp_path):
+    words = ["lm", "--quick", "--jobs", "1", "--tables", "lm-no-replay", "--seeds", "0", "1"]
+    words += ["--folder", str(tmp_path), "--arms", "infinite", "cosine_rewarm", "cosine_from_floor", "joint_cosine"]
+    study.main(words)
+    first = records.read(tmp_path / "lm.json")
+    assert len(first["search"]) == 4
+    assert len(first["runs"]) == 8
+    by_arm = {run["arm"]: run for run in first["runs"]}
+    assert by_arm["infinite"]["updates"] == {"spent": 18, "on_path": 16, "at_rate_0": 1}
+    assert by_arm["infinite"]["distinct_samples_on_path"] == 160
+    assert by_arm["cosine_rewarm"]["updates"] == {"spent": 18, "on_path": 18, "at_rate_0": 3}
+    assert by_arm["cosine_from_floor"]["updates"]["at_rate_0"] == 1
+    assert by_arm["infinite"]["trunk"] != by_arm["infinite"]["matrix"][-1]
+    assert page.page(results.Results({"lm": first, "mae": {"search": [], "runs": []}})).count("`lm-no-replay`") > 1
+
+    kept = {"search": first["search"], "runs": [run for run in first["runs"] if run["seed"] == 0]}
+    records.write(tmp_path / "lm.json", kept)
+    study.main(words)
+    again = records.read(tmp_path / "lm.json")
+    for one, other in zip(first["runs"], again["runs"], strict=True):
+        assert {**one, "cpu_seconds": 0} == {**other, "cpu_seconds": 0}
+        assert (one["cpu_seconds"] == other["cpu_seconds"]) or one["seed"] == 1
