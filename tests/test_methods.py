@@ -229,7 +229,7 @@ def test_a_buffer_holds_only_what_could_be_kept(size):
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"mass": {}}, "methods.mass is no method (mas, fisher, l2, lwf, gdumb, joint); did you mean 'mas'?."),
+        ({"mass": {}}, "attention_preserving); did you mean 'mas'?."),
         ({"ewc": {}}, "here it is methods.fisher."),
         ({"replay": {}}, "here it is replay_fraction."),
         ({"mas": {"lambda": 1}}, "methods.mas.lambda=1 is an unknown key; here it is weight."),

@@ -56,6 +56,7 @@ class LanguageModelling(Objective):
     has_perplexity = True
     units = {"eval_loss": "nats per token"}  # noqa: RUF012  # as declared by the base class
     smoke = {"block_size": 64, "preprocessing_num_workers": None}  # noqa: RUF012
+    smoke_builtin = {"max_bytes": 65536, "eval_bytes": 4096}  # noqa: RUF012
 
     def __init__(
         self,

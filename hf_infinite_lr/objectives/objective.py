@@ -61,6 +61,9 @@ class Objective(ABC):
     smoke: ClassVar[dict[str, Any]] = {}
     """Keys of a recipe that make two steps with it short, for `--smoke`."""
 
+    smoke_builtin: ClassVar[dict[str, Any]] = {}
+    """Keys of an entry that make built-in data short, for `--smoke`."""
+
     has_perplexity: ClassVar[bool] = False
     """Whether [`~Objective.scores`] can rank data by perplexity."""
 

@@ -20,7 +20,7 @@ _NUM_ROWS = 64
 _SHORT: dict[str, Any] = {
     "max_steps": NUM_STEPS,
     "per_device_train_batch_size": 1,
-    "per_device_eval_batch_size": 1,
+    "per_device_eval_batch_size": 8,
     "gradient_accumulation_steps": 1,
     "dataloader_num_workers": 0,
     "save_strategy": "no",
@@ -34,8 +34,8 @@ def for_two_steps(content: Mapping[str, Any], objective: type[Objective], folder
     The keys of a recipe for two steps of one sample each.
 
     Entries that name data of the Hub read a small local file of the same columns instead, and a model of the Hub is a
-    new one of the recipe's `smoke_config_name`; built-in data and local files are read as they are. What is replaced
-    is logged.
+    new one of the recipe's `smoke_config_name`; built-in data is cut short, local files are read as they are. What is
+    replaced is logged.
 
     Args:
         content (`Mapping`): The recipe.
@@ -63,7 +63,7 @@ def _local(entry: Mapping[str, Any], objective: type[Objective], folder: Path) -
     data = entry.get("dataset_name") or entry.get("data_files") or ""
     files = [data] if isinstance(data, str) else data
     if not entry.get("dataset_name") and not any(str(file).startswith("hf://") for file in files):
-        return dict(entry)
+        return {**entry, **(objective.smoke_builtin if entry.get("builtin") else {})}
     logger.info("--smoke: a few made-up samples stand in for %s", ", ".join(map(str, files)))
     own = {key: value for key, value in entry.items() if key in (*OWN_KEYS, "weight")}
     source = {key: value for key, value in entry.items() if key not in own}
