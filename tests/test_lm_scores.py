@@ -125,6 +125,10 @@ def test_new_model_takes_vocabulary_and_special_tokens_from_the_tokenizer(model,
     assert tokenizer_of_model("</s>", add_special_tokens=False)["input_ids"] == [63, 50, 118, 65]
 
 
+def test_sizes_that_follow_from_others_follow_the_recipes(model):
+    assert model.config.head_dim == TINY["hidden_size"] // TINY["num_attention_heads"]
+
+
 def test_pretrained_model_and_tokenizer(model, tokenizer, tmp_path):
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)

@@ -50,6 +50,19 @@ def test_page_has_its_pictures():
     assert len(named) == len(STUDIED)
 
 
+def test_readme_of_the_project_says_what_the_page_says():
+    found, readme = page.read_results(), (STUDIES.parents[1] / "README.md").read_text(encoding="utf-8")
+    assert "\n".join(page.extract(found)) in readme
+    forgetting = next(claim for claim in claims.CLAIMS if "forgets less" in claim.text)
+    assert f"forgets less than the repeated cosine came out **{found.verdict(forgetting)}** there" in readme
+    for name in ("lm-no-replay", "lm-replay"):
+        ahead = {arm: found.runs(name, arm) for arm in ("warmup_stable_decay", "infinite", "cosine_rewarm")}
+        average = {arm: fmean(fmean(run["matrix"][-1]) for run in runs.values()) for arm, runs in ahead.items()}
+        assert ("One decay at a known end did better than either." in readme) == (
+            min(average, key=average.__getitem__) == "warmup_stable_decay"
+        )
+
+
 def test_short_form_is_the_paired_difference_of_the_files():
     text = (STUDIES / "README.md").read_text(encoding="utf-8")
     checked = 0

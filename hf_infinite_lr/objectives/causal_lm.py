@@ -228,13 +228,14 @@ def byte_unigram_bits(train: Iterable[datasets.Dataset], evals: Mapping[str, dat
 
 def _new_config(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> Any:
     special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    if source.config_name is None:
-        config = AutoConfig.for_model(str(source.model_type))
-        special["vocab_size"] = _vocabulary(tokenizer)
-    else:
+    if source.config_name is not None:
         config = stored_config(source.config_name, "config_name", source)
-    override_config(config, {**special, **source.config_overrides})
-    return config
+        override_config(config, {**special, **source.config_overrides})
+        return config
+    fields = {**special, "vocab_size": _vocabulary(tokenizer), **source.config_overrides}
+    override_config(AutoConfig.for_model(str(source.model_type)), fields)
+    # Made anew, because fields that follow from others, such as Llama's head_dim, are filled in when it is made.
+    return AutoConfig.for_model(str(source.model_type), **fields)
 
 
 def stored_config(name: str, key: str, source: ModelSource) -> Any:
