@@ -1,9 +1,15 @@
-"""Weights come back exactly, also for models that transformers saves under other names; another model is refused."""
+"""Weights come back exactly, also for models that transformers saves under other names; another model is refused.
+
+A rewind costs one load: what the run itself has hashed before is not hashed again, unless it has been written to.
+"""
+
+from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, TrainerCallback
 
+from hf_infinite_lr.trainer import checkpoints
 from hf_infinite_lr.trainer.restore import restore_weights
 
 SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -43,3 +49,39 @@ def test_another_models_weights_are_refused(make, other, tmp_path):
     other().save_pretrained(tmp_path)
     with pytest.raises((ValueError, RuntimeError), match=r"shape|lacks|does not hold|mismatch"):
         restore_weights(make(), tmp_path)
+
+
+class OnTheBranch(TrainerCallback):
+    """Acts on the trunk at the last step of the first task's branch."""
+
+    def __init__(self, action):
+        self.action = action
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 8:
+            self.action(f"{args.output_dir}/trunk/01-a/model.safetensors")
+
+
+SETTINGS = {"evaluate_on": "none", "eval_dataset": {}, "save_strategy": "no"}
+
+
+def test_a_rewind_reads_the_trunk_once(tiny, tmp_path, monkeypatch):
+    hashed, of_file = [], checkpoints._sha256
+    monkeypatch.setattr(checkpoints, "_sha256", lambda path: hashed.append(path) or of_file(path))
+    restored = []
+    monkeypatch.setattr("hf_infinite_lr.trainer.engines.restore_weights", lambda *words: restored.append(words))
+    tiny.run(tmp_path, tiny.data("ab"), **SETTINGS)
+    assert len(restored) == 1
+    assert hashed
+    assert len(hashed) == len(set(hashed)), "each file when it was saved, and none again"
+
+
+def test_a_trunk_that_changes_during_its_branch_is_not_rewound_to(tiny, tmp_path):
+    def alter(path):
+        content = bytearray(Path(path).read_bytes())
+        content[-1] ^= 1
+        Path(path).write_bytes(content)
+
+    run = tiny.trainer(tmp_path, tiny.data("ab"), callbacks=[OnTheBranch(alter)], **SETTINGS)
+    with pytest.raises(ValueError, match=r"01-a is not whole, .* at step 8: model\.safetensors has other content"):
+        run.train()

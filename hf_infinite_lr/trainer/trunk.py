@@ -151,8 +151,9 @@ class TrunkAndBranches(Engines, Publishing):
     # ---- Restoring ---------------------------------------------------------------------------------------------
 
     def _rewind(self, trunk: Path, step: int) -> None:
-        # One process reads all files for their hashes, not every one of many.
-        fault = [checkpoints.fault_of(trunk) if self.accelerator.is_main_process else None]
+        # This run has hashed the trunk when it was saved, or when the run was resumed on the branch.
+        is_asked = self.accelerator.is_main_process
+        fault = [checkpoints.fault_of(trunk, trust_unchanged=True) if is_asked else None]
         broadcast_object_list(fault)
         if fault[0] is not None:
             raise ValueError(f"{trunk} is not whole, so the trunk cannot come back at step {step}: {fault[0]}.")
