@@ -16,6 +16,9 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
 
+from hf_infinite_lr.cli.launch import check_launch, read_launch
+from hf_infinite_lr.recipe import load_recipe
+
 LAUNCH = Path(__file__).parent.parent / "recipes" / "launch"
 NAMES = ("cpu", "cpu-2", "gpu-1", "ddp", "fsdp2", *(f"deepspeed-zero{n}" for n in ("1", "2", "3", "3-offload")))
 RECIPE = """
@@ -88,6 +91,27 @@ def test_every_launch_file_is_there_and_is_read():
         sharded = {"fsdp2": DistributedType.FSDP}.get(name, DistributedType.DEEPSPEED)
         assert (config.distributed_type == sharded) == name.startswith(("fsdp", "deepspeed"))
     assert load_config_from_file(str(LAUNCH / "deepspeed-zero3-offload.yaml")).deepspeed_config["zero_stage"] == 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_fits_or_is_refused_by_name(name):
+    launch = read_launch(LAUNCH / f"{name}.yaml")
+    refused = set()
+    for path in LAUNCH.parent.glob("*-*/*.yaml"):
+        recipe = load_recipe(path)
+        try:
+            assert list(check_launch(launch, recipe)) == []
+        except ValueError as error:
+            refused.add((path.parent.name[:4], str(error)[:45]))
+    expected = set()
+    if name.startswith("deepspeed"):
+        expected |= {("mae-", "deepspeed: rewind='weights' cannot be used, because the engine keeps")}
+    if "zero3" in name:
+        expected |= {("mae-", "objective='mae' cannot be used with DeepSpeed ZeRO-3, which cuts")}
+    if name.startswith(("deepspeed", "fsdp2")):
+        engine = "FSDP" if name == "fsdp2" else "DeepSpeed"
+        expected |= {("vit-", f"methods.slca cannot be used with {engine}, because it looks at")}
+    assert refused == {(recipe, sentence[:45]) for recipe, sentence in expected}
 
 
 def logged(out):

@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 
@@ -320,20 +321,47 @@ def test_a_launch_file_says_what_the_run_takes_there(small_recipe, capsys):
         ),
         ("{deepspeed_config_file: FILE}", [], r"the key 'scheduler' of the DeepSpeed configuration would replace"),
         ("{deepspeed_config_file: BATCH}", [], r"train_batch_size=64, but the recipe makes it 16; set it to auto"),
+        ("{deepspeed_config_file: BF16}", [], r"bf16\.enabled=True, but the recipe makes it False; set it to auto"),
+        ("{gradient_accumulation_steps: 4}", [], r"gradient_accumulation_steps=4, but the recipe makes it 2"),
+        ("{gradient_clipping: 0.5}", [], r"gradient_clipping=0\.5, but the recipe makes it 1\.0; set it to auto"),
+        ("{zero_stage: 2}", ["--merge.method", "ema"], r"merge\.method='ema' cannot be used with DeepSpeed"),
+        ("{zero_stage: 3, zero3_save_16bit_model: true}", ["--zero_shot_tasks", "[piqa]"], r"which DeepSpeed ZeRO-3"),
+        ("{distributed_type: FSDP, num_processes: 2}", ["--zero_shot_tasks", "[piqa]"], r"which FSDP does not keep"),
+        ("{distributed_type: MEGATRON_LM, num_processes: 2}", [], r"distributed_type=MEGATRON_LM cannot be used"),
+        (
+            "{distributed_type: FSDP, num_processes: 4, parallelism_config: {parallelism_config_tp_size: 2}}",
+            [],
+            r"tp_size=2 cannot be used with ContinualTrainer",
+        ),
         ("[]", [], r"is no Accelerate configuration"),
     ],
 )
 def test_what_of_launch_file_and_recipe_does_not_fit_is_refused(
     content, more, sentence, small_recipe, capsys, tmp_path
 ):
-    for name, config in (("FILE", '{"scheduler": {}}'), ("BATCH", '{"train_batch_size": 64}')):
-        (tmp_path / name).write_text(config)
-    if content.startswith("{deepspeed"):
+    files = {"FILE": {"scheduler": {}}, "BATCH": {"train_batch_size": 64}, "BF16": {"bf16": {"enabled": True}}}
+    if "distributed_type" not in content and content != "[]":
         content = f"{{distributed_type: DEEPSPEED, num_processes: 2, deepspeed_config: {content}}}"
+    for name, config in files.items():
+        (tmp_path / name).write_text(json.dumps(config))
+        content = content.replace(name, str(tmp_path / name))
     launch = tmp_path / "launch.yaml"
-    launch.write_text(content.replace("FILE", str(tmp_path / "FILE")).replace("BATCH", str(tmp_path / "BATCH")))
+    launch.write_text(content)
     assert show(["--config", str(small_recipe), "--launch", str(launch), *more]) == 1
     assert re.search(sentence, capsys.readouterr().err)
+
+
+def test_replicas_of_a_sharded_model_hold_what_one_of_them_holds(small_recipe, capsys, tmp_path):
+    replicas = "parallelism_config: {parallelism_config_dp_replicate_size: 2, parallelism_config_dp_shard_size: 2}"
+    said = []
+    for processes in ("num_processes: 2", f"num_processes: 4, {replicas}", "num_processes: 4"):
+        launch = tmp_path / "launch.yaml"
+        launch.write_text(f"{{distributed_type: FSDP, {processes}, fsdp_config: {{fsdp_version: 2}}}}")
+        assert show(["--config", str(small_recipe), "--launch", str(launch)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        said.append([line for line in lines if line.startswith(("weights", "gradients", "optimizer"))])
+    assert len(said[0]) == 3
+    assert said[0] == said[1] != said[2]
 
 
 def test_a_precision_of_the_launch_file_alone_is_doubtful(small_recipe, capsys, tmp_path):

@@ -14,6 +14,7 @@ from hf_infinite_lr.cli.run import leave_process_group
 from hf_infinite_lr.trainer import mixin
 
 COMMON = {"noise": False, "dropout": 0.0, "save_steps": 5, "anneal_budget": "extra", "replay_fraction": 0.25}
+RESET = {"reset_optimizer": True, "evaluate_on": "none"}
 AUTO = ("train_micro_batch_size_per_gpu", "train_batch_size", "gradient_accumulation_steps", "gradient_clipping")
 TORCH_ADAMW = {"torch_adam": True, "lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"}
 FSDP2 = {
@@ -82,7 +83,7 @@ def size_of(tensors):
 
 
 def train_on(engine, out):
-    """Trains undisturbed, killed and resumed, and with one branch less."""
+    """Trains undisturbed, killed and resumed, with one branch less, and with fresh moments for the second task."""
     environment, settings = ENGINES[engine]
     settings = {**COMMON, **settings, "per_device_train_batch_size": tiny.BATCH // 2}
     os.environ.update(environment)
@@ -90,7 +91,9 @@ def train_on(engine, out):
     tiny.run(out / "parts", tiny.data("ab"), stop_at=12, **settings)
     rest = tiny.run(out / "parts", tiny.data("ab"), resume=True, **settings)
     straight = tiny.run(out / "straight", tiny.data("ab"), release="last", evaluate_on="none", **settings)
-    seen = {name: seen_by(run) for name, run in (("whole", whole), ("parts", rest), ("straight", straight))}
+    reset = tiny.run(out / "reset", tiny.data("ab"), **RESET, **settings)
+    runs = {"whole": whole, "parts": rest, "straight": straight, "reset": reset}
+    seen = {name: seen_by(run) for name, run in runs.items()}
     (out / f"seen.{whole.args.process_index}.json").write_text(json.dumps(seen))
     whole.accelerator.free_memory()
     forget(environment)
@@ -100,7 +103,7 @@ SCHEDULER = {"type": "WarmupLR", "params": {"warmup_num_steps": 2}}
 UNGATHERED = {"stage": 3, "stage3_gather_16bit_weights_on_model_save": False}
 REFUSED = {
     "scheduler": ({}, deepspeed(2, scheduler=SCHEDULER)),
-    "reset_optimizer": ({}, {**deepspeed(2), "reset_optimizer": True}),
+    "reset_optimizer": ({}, {**deepspeed(2), "reset_optimizer": True, "optim": "adafactor"}),
     "rewind": ({}, {**deepspeed(2), "rewind": "weights", "anneal_budget": "within"}),
     "gather": ({}, deepspeed(3, zero_optimization=UNGATHERED)),
     "fsdp": (FSDP2, {}),

@@ -6,10 +6,17 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hf_infinite_lr.trainer.engines import check_deepspeed
-from hf_infinite_lr.trainer.method_engines import check_sharded_methods
+from hf_infinite_lr.trainer.engines import check_deepspeed, check_parallelism
+from hf_infinite_lr.trainer.merged import check_engine_of_merging
+from hf_infinite_lr.trainer.method_engines import check_finishing, check_sharded_methods
+
+if TYPE_CHECKING:
+    from hf_infinite_lr.recipe import Recipe
+
+_PARALLEL = "parallelism_config_"
+"""What Accelerate puts before each key of `parallelism_config`."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,8 @@ class Launch:
             Whether the optimizer does.
         deepspeed (`Mapping[str, Any]`):
             The DeepSpeed configuration, under DeepSpeed's own keys.
+        num_replicas (`int`):
+            Groups of processes of which each holds all shards (FSDP with replicas).
     """
 
     engine: str
@@ -41,6 +50,12 @@ class Launch:
     offloads_weights: bool = False
     offloads_optimizer: bool = False
     deepspeed: Mapping[str, Any] = field(default_factory=dict)
+    num_replicas: int = 1
+
+    @property
+    def num_shards(self) -> int:
+        """Processes over which an engine that shards cuts the model."""
+        return self.num_processes // self.num_replicas
 
 
 def read_launch(path: Path) -> Launch:
@@ -66,7 +81,10 @@ def read_launch(path: Path) -> Launch:
     kind, processes, machines = config.distributed_type, config.num_processes, config.num_machines
     if processes % machines:
         raise ValueError(f"num_processes={processes} must be a multiple of num_machines={machines}.")
-    common = {"num_machines": machines, "mixed_precision": str(config.mixed_precision or "no")}
+    common: dict[str, Any] = {"num_machines": machines, "mixed_precision": str(config.mixed_precision or "no")}
+    sizes = {key.removeprefix(_PARALLEL): value for key, value in config.parallelism_config.items()}
+    replicas = sizes.pop("dp_replicate_size", 1)
+    check_parallelism(kind, {key: sizes[key] for key in ("tp_size", "cp_size", "sp_size") if key in sizes})
     if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED) and config.use_cpu:
         raise ValueError(f"use_cpu=True with distributed_type={kind.value} would run plain DDP; remove use_cpu.")
     if kind == DistributedType.DEEPSPEED:
@@ -82,7 +100,8 @@ def read_launch(path: Path) -> Launch:
         )
     if kind == DistributedType.FSDP:
         offloads = str(config.fsdp_config.get("fsdp_offload_params", False)).lower() == "true"
-        return Launch("FSDP", processes, **common, offloads_weights=offloads, offloads_optimizer=offloads)
+        common |= {"offloads_weights": offloads, "offloads_optimizer": offloads, "num_replicas": replicas}
+        return Launch("FSDP", processes, **common)
     if kind == DistributedType.MULTI_CPU and processes > 1 and not config.mpirun_config:
         raise ValueError(
             f"distributed_type=MULTI_CPU with num_processes={processes} starts one process without mpirun_config; see "
@@ -103,21 +122,22 @@ def _deepspeed(config: Mapping[str, Any]) -> dict[str, Any]:
         "offload_optimizer": {"device": config.get("offload_optimizer_device", "none")},
         "offload_param": {"device": config.get("offload_param_device", "none")},
     }
-    return {"zero_optimization": zero}
+    repeated = {key: config[key] for key in ("gradient_accumulation_steps", "gradient_clipping") if key in config}
+    return {**repeated, "zero_optimization": zero}
 
 
 def _offloads(zero: Mapping[str, Any], key: str) -> bool:
     return str(zero.get(key, {}).get("device", "none")) != "none"
 
 
-def check_launch(launch: Launch, args: Any) -> Iterator[str]:
+def check_launch(launch: Launch, recipe: Recipe) -> Iterator[str]:
     """Compare a launch file with a recipe.
 
     Args:
         launch ([`Launch`]):
             What the file starts.
-        args ([`ContinualTrainingArguments`]):
-            Of the recipe.
+        recipe ([`Recipe`]):
+            What it is to train.
 
     Yields:
         `str`: what is legal but doubtful, in a sentence each.
@@ -125,27 +145,38 @@ def check_launch(launch: Launch, args: Any) -> Iterator[str]:
     Raises:
         `ValueError`: the sentence with which the run would be refused.
     """
+    args: Any = recipe.arguments
     if launch.deepspeed:
         check_deepspeed(launch.deepspeed, args)
-        _check_batch(launch, args)
+        _check_settings(launch, args)
     stage = launch.deepspeed["zero_optimization"]["stage"] if launch.deepspeed else None
-    check_sharded_methods(args.methods, fsdp=launch.engine == "FSDP", zero_stage=stage)
+    fsdp = launch.engine == "FSDP"
+    recipe.objective.check_zero(stage)
+    check_sharded_methods(args.methods, fsdp=fsdp, zero_stage=stage)
+    check_engine_of_merging(args.merge, fsdp=fsdp, deepspeed=stage is not None)
+    if recipe.objective.finishes_releases:
+        check_finishing(fsdp=fsdp, zero_stage=stage)
     said = {"bf16": args.bf16, "fp16": args.fp16}
-    recipe = next((name for name, is_set in said.items() if is_set), "no")
-    if launch.mixed_precision not in ("no", recipe):
-        text = f"mixed_precision={launch.mixed_precision!r} of the launch file, but {recipe!r} of the recipe"
+    own = next((name for name, is_set in said.items() if is_set), "no")
+    if launch.mixed_precision not in ("no", own):
+        text = f"mixed_precision={launch.mixed_precision!r} of the launch file, but {own!r} of the recipe"
         if launch.deepspeed:
             raise ValueError(f"{text}: DeepSpeed refuses two answers; say it in the recipe ({{bf16: true}}).")
         yield f"{text}: say it in the recipe alone, or the same recipe gives other numbers elsewhere."
 
 
-def _check_batch(launch: Launch, args: Any) -> None:
+def _check_settings(launch: Launch, args: Any) -> None:
+    """What a DeepSpeed configuration may repeat of the recipe, but not contradict."""
     micro, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
     for key, own in (
         ("train_micro_batch_size_per_gpu", micro),
         ("gradient_accumulation_steps", accumulation),
         ("train_batch_size", micro * accumulation * launch.num_processes),
+        ("gradient_clipping", args.max_grad_norm),
+        ("bf16.enabled", args.bf16),
+        ("fp16.enabled", args.fp16),
     ):
-        given = launch.deepspeed.get(key, "auto")
+        block, _, switch = key.partition(".")
+        given = launch.deepspeed.get(block, {}).get(switch, "auto") if switch else launch.deepspeed.get(key, "auto")
         if given not in ("auto", own):
             raise ValueError(f"deepspeed: {key}={given!r}, but the recipe makes it {own}; set it to auto.")

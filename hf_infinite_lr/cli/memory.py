@@ -106,8 +106,8 @@ def _methods(model: torch.nn.Module, args: Any, *, on_device: bool) -> list[tupl
 def _shard(p: torch.Tensor, launch: Launch) -> int:
     """Elements of the first process: FSDP cuts the first dimension, DeepSpeed the flat tensor."""
     if launch.engine == "FSDP" and p.ndim:
-        return math.ceil(p.shape[0] / launch.num_processes) * (p.numel() // max(p.shape[0], 1))
-    return math.ceil(p.numel() / launch.num_processes)
+        return math.ceil(p.shape[0] / launch.num_shards) * (p.numel() // max(p.shape[0], 1))
+    return math.ceil(p.numel() / launch.num_shards)
 
 
 def _optimizer_state(parameters: list[torch.nn.Parameter], args: Any) -> dict[torch.Tensor, tuple[int, int]]:

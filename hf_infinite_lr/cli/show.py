@@ -147,7 +147,7 @@ def _print_needs(recipe: "Recipe", launch: "Launch", plan: Plan, path: Path) -> 
     from hf_infinite_lr.cli.launch import check_launch
     from hf_infinite_lr.cli.needs import describe_needs
 
-    found = list(check_launch(launch, recipe.arguments))
+    found = list(check_launch(launch, recipe))
     print(f"\n{describe_needs(recipe, launch, plan, path)}")
     for doubt in found:
         print(f"warning: {doubt}", file=sys.stderr)

@@ -141,8 +141,13 @@ class ImageClassification(ImageObjective):
             "compute_metrics": accuracy,
             "task_classes": TaskClasses(self._of_tasks, names),
             "begin_task": self._fresh and self._fresh.restore,
-            "finish_release": self._finish_release if self.adapter.merge_releases else None,
+            "finish_release": self._finish_release if self.finishes_releases else None,
         }
+
+    @property
+    def finishes_releases(self) -> bool:
+        """For merged adapters."""
+        return self.adapter.merge_releases
 
     @classmethod
     def stand_in_model(cls, content: Mapping[str, Any], folder: Path) -> dict[str, Any]:  # noqa: ARG003

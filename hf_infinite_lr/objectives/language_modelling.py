@@ -173,14 +173,18 @@ class LanguageModelling(Objective):
         """Collator, tokenizer, and scores beside the loss."""
         if self.benchmarks.zero_shot_tasks:
             self._zero_shot = ZeroShot(self.benchmarks, self.tokenizer)
-        finishes = self.adapter.merge_releases or self._zero_shot
         return {
             "data_collator": causal_lm_collator,
             "processing_class": self.tokenizer,
             "score_column": self._score,
             "begin_task": self._fresh and self._fresh.restore,
-            "finish_release": self._finish_release if finishes else None,
+            "finish_release": self._finish_release if self.finishes_releases else None,
         }
+
+    @property
+    def finishes_releases(self) -> bool:
+        """For benchmarks and merged adapters."""
+        return bool(self.adapter.merge_releases or self.benchmarks.zero_shot_tasks)
 
     def _finish_release(self, model: Any, directory: Path | None) -> dict[str, dict[str, float]]:
         if directory is not None and self.adapter.merge_releases:

@@ -47,8 +47,12 @@ class MaskedAutoencoding(ImageObjective):
                 )
 
     def check(self, arguments: Any) -> None:
+        """As for every stage of ZeRO that may be in force."""
+        self.check_zero(3 if is_deepspeed_zero3_enabled() else None)
+
+    def check_zero(self, stage: int | None) -> None:
         """Refuses weights that are cut before the position embeddings can be written into them."""
-        if is_deepspeed_zero3_enabled():
+        if stage == 3:
             raise ValueError(
                 "objective='mae' cannot be used with DeepSpeed ZeRO-3, which cuts the weights while the model is "
                 "made; use ZeRO-2 (recipes/launch/deepspeed-zero2.yaml) or FSDP2."

@@ -83,6 +83,14 @@ class Objective(ABC):
     def check(self, arguments: Any) -> None:  # noqa: B027  # as a rule everything fits
         """Refuses what does not fit the `ContinualTrainingArguments`, before anything is read."""
 
+    def check_zero(self, stage: int | None) -> None:  # noqa: B027  # as a rule every one fits
+        """Refuses a stage of DeepSpeed's ZeRO under which the model cannot be made; None is a run without it."""
+
+    @property
+    def finishes_releases(self) -> bool:
+        """Whether something reads the whole model before a release is saved."""
+        return False
+
     @abstractmethod
     def is_streaming(self, name: str) -> bool:
         """Whether a task is read while training."""

@@ -79,6 +79,17 @@ class Engines(Host):
         options = get_fsdp_ckpt_kwargs()
         load_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, str(directory), **options)
 
+    def _reset_optimizer(self) -> None:
+        """Gives the optimizer the state of its first step; master weights, which DeepSpeed keeps beside it, stay."""
+        optimizer: Any = self._raw_optimizer()
+        if not self.is_deepspeed_enabled:
+            optimizer.state.clear()
+            return
+        # Not cleared: a state that DeepSpeed's own Adam makes later counts on from the steps of a loaded checkpoint.
+        for state in optimizer.optimizer.state.values():
+            for key, value in state.items():
+                state[key] = value.zero_() if isinstance(value, torch.Tensor) else 0
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self._sharded:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -132,6 +143,8 @@ class Engines(Host):
             ValueError: naming the setting, its value and the rule.
         """
         self._check_in_force()
+        sizes = {"tp_size": self.get_tp_size(), "cp_size": self.get_cp_size(), "sp_size": self.get_sp_size()}
+        check_parallelism(self.accelerator.distributed_type, sizes)
         if self.is_deepspeed_enabled:
             check_deepspeed(self.accelerator.state.deepspeed_plugin.deepspeed_config, self.args)
         self._check_shared_directory()
@@ -176,6 +189,30 @@ class Engines(Host):
             )
 
 
+def check_parallelism(kind: str, sizes: Mapping[str, int]) -> None:
+    """Refuses engines under which processes share a batch, and those whose checkpoints are of a kind of their own.
+
+    Args:
+        kind (`str`): As Accelerate's `DistributedType`.
+        sizes (`Mapping[str, int]`): Processes of each dimension (`tp_size`, `cp_size`, `sp_size`) that share a batch.
+
+    Raises:
+        ValueError: naming the setting, its value and the rule.
+    """
+    if kind in (DistributedType.MEGATRON_LM, DistributedType.XLA):
+        raise ValueError(
+            f"distributed_type={DistributedType(kind).value} cannot be used with ContinualTrainer, which rewinds to "
+            "checkpoints of DDP, FSDP and DeepSpeed; use one of those."
+        )
+    for name, size in sizes.items():
+        if size > 1:
+            raise ValueError(
+                f"{name}={size} cannot be used with ContinualTrainer, because tasks and replay are planned for "
+                "processes that have a batch each; use FSDP or DeepSpeed ZeRO for a model that is too large for one "
+                "device."
+            )
+
+
 def check_deepspeed(config: Mapping[str, Any], args: Any) -> None:
     """Refuses a DeepSpeed configuration that would replace the schedule, or leave nothing to rewind to or to release.
 
@@ -191,16 +228,28 @@ def check_deepspeed(config: Mapping[str, Any], args: Any) -> None:
             "deepspeed: the key 'scheduler' of the DeepSpeed configuration would replace "
             f"lr_scheduler_type={schedule_name(args)!r}; remove it."
         )
-    if args.reset_optimizer or args.rewind == "weights":
+    if args.rewind == "weights":
         raise ValueError(
-            "deepspeed: reset_optimizer=True and rewind='weights' cannot be used, because the engine keeps the master "
-            "weights in its optimizer."
+            "deepspeed: rewind='weights' cannot be used, because the engine keeps the master weights in its optimizer."
         )
     zero = config.get("zero_optimization", {})
+    if args.reset_optimizer:
+        _check_reset(config, zero, str(getattr(args.optim, "value", args.optim)))
     if zero.get("stage") == 3 and zero.get("stage3_gather_16bit_weights_on_model_save") is not True:
         raise ValueError(
             "deepspeed: zero_optimization.stage3_gather_16bit_weights_on_model_save must be true (in an Accelerate "
             "configuration: zero3_save_16bit_model), or ZeRO-3 saves no model that could be released."
+        )
+
+
+def _check_reset(config: Mapping[str, Any], zero: Mapping[str, Any], name: str) -> None:
+    """Under DeepSpeed a state is reset by zeros, which only Adam's moments begin with, and only in memory."""
+    name = str(config.get("optimizer", {}).get("type", name)).lower()
+    if name not in ("adam", "adamw", "adamw_torch", "adamw_torch_fused"):
+        raise ValueError(f"deepspeed: reset_optimizer=True cannot be used with the optimizer {name!r}; use AdamW.")
+    if zero.get("offload_optimizer", {}).get("device") == "nvme":
+        raise ValueError(
+            "deepspeed: reset_optimizer=True cannot be used with offload_optimizer.device='nvme'; use 'cpu' or 'none'."
         )
 
 

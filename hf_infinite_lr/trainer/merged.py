@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,13 +44,8 @@ class MergedReleases(Host):
     def _check_merging(self) -> None:
         if self._merging is None:
             return
+        check_engine_of_merging(self.args.merge, fsdp=self.is_fsdp_enabled, deepspeed=self.is_deepspeed_enabled)
         method = f"merge.method={self._merging.method!r}"
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            engine = "DeepSpeed" if self.is_deepspeed_enabled else "FSDP"
-            raise ValueError(
-                f"{method} cannot be used with {engine}, which keeps weights of its own beside the model's; use DDP, "
-                "or merge the releases afterwards with merge_checkpoints."
-            )
         if is_peft_available():
             from peft import PeftModel
 
@@ -120,3 +115,22 @@ class MergedReleases(Host):
         if self._merging is None or self._merging.next_start or task is None or self._annealing:
             return
         restore_weights(self._unwrapped(), self._output_dir / "releases" / task.directory)
+
+
+def check_engine_of_merging(merge: Mapping[str, Any] | None, *, fsdp: bool, deepspeed: bool) -> None:
+    """Refuses to merge releases under an engine whose weights are not the model's alone.
+
+    Args:
+        merge (`Mapping`, *optional*): As in [`ContinualArguments`].
+        fsdp (`bool`): Whether it is FSDP.
+        deepspeed (`bool`): Whether it is DeepSpeed.
+
+    Raises:
+        ValueError: naming the method, the engine and what to do instead.
+    """
+    if merge is not None and (fsdp or deepspeed):
+        raise ValueError(
+            f"merge.method={MergeSettings(**merge).method!r} cannot be used with {'FSDP' if fsdp else 'DeepSpeed'}, "
+            "which keeps weights of its own beside the model's; use DDP, or merge the releases afterwards with "
+            "merge_checkpoints."
+        )

@@ -11,6 +11,24 @@ def zero_stage(trainer: Any) -> int:
     return trainer.accelerator.state.deepspeed_plugin.zero_stage if trainer.is_deepspeed_enabled else 0
 
 
+def check_finishing(*, fsdp: bool, zero_stage: int | None) -> None:
+    """Refuses engines under which no process has the whole model, for what reads it before a release is saved.
+
+    Args:
+        fsdp (`bool`): Whether it is FSDP.
+        zero_stage (`int`, *optional*): Of DeepSpeed; None without it.
+
+    Raises:
+        ValueError: naming the engine and why.
+    """
+    if fsdp or zero_stage == 3:
+        raise ValueError(
+            "finish_release: benchmarks (zero_shot_tasks) and merged adapters (merge_releases) need the whole model "
+            f"on every process, which {'FSDP does' if fsdp else 'DeepSpeed ZeRO-3 does'} not keep; leave them out and "
+            "score the releases afterwards."
+        )
+
+
 def check_engine_of_methods(trainer: Any) -> None:
     """Refuses the engines under which a method would not be what it says.
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from torch.utils.data import DataLoader
-from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import ProgressCallback, TrainerState
 from transformers.trainer_utils import TrainOutput
 
@@ -31,6 +30,7 @@ from .disk import saving
 from .flow import Stopwatch, StreamFlow, StreamProgress
 from .forgetting import ForgettingMethods, check_methods
 from .host import bounded_length, check_arguments, check_host, continual_arguments, engine_name, one_pass
+from .method_engines import check_finishing, zero_stage
 from .pace import Pace
 from .rates import OwnRates
 from .record import RunRecord, schedule_state
@@ -149,11 +149,8 @@ class ContinualMixin(
     def _check_constructed(self) -> None:
         if self.lr_scheduler is not None:
             raise ValueError("optimizers: a scheduler object cannot be used; name the schedule by lr_scheduler_type.")
-        if self.finish_release and (self.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
-            raise ValueError(
-                "finish_release: benchmarks and merged adapters need the whole model on every process, which FSDP and "
-                "DeepSpeed's ZeRO-3 do not keep; leave them out and score the releases afterwards."
-            )
+        if self.finish_release:
+            check_finishing(fsdp=self.is_fsdp_enabled, zero_stage=zero_stage(self))
         self._check_engine()
         self._check_merging()
 
@@ -329,7 +326,7 @@ class ContinualMixin(
         if step and begun.start_step == step:
             self._between_tasks(self.plan.tasks[begun.index - 1])
             if self.args.reset_optimizer:
-                self._raw_optimizer().state.clear()
+                self._reset_optimizer()
             if self.begin_task:
                 self.begin_task()
 
