@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -120,6 +121,7 @@ def logged(out):
 
 
 LONGER = ("--task_steps", "[60]")
+ON_CPU = ("--use_cpu", "true")
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +147,9 @@ def checkpoints(out):
 
 
 @pytest.mark.slow
-def test_one_process_starts_on_the_cpu(recipe, tmp_path):
-    launched(command("cpu", recipe, tmp_path / "out"))
+@pytest.mark.parametrize(("name", "more"), [("cpu", ()), ("gpu-1", ON_CPU)])
+def test_one_process_starts_on_the_cpu(name, more, recipe, tmp_path):
+    launched(command(name, recipe, tmp_path / "out", train=more))
     assert settings(tmp_path / "out")["world_size"] == 1
 
 
@@ -168,11 +171,20 @@ def test_deepspeed_starts_on_the_cpu_too(name, recipe, tmp_path, tmp_path_factor
         monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path_factory.getbasetemp() / "torch_extensions"))
     # DeepSpeed's CPU optimizer takes a minute to build; torch's own stays in its place.
     fitting = ("--num_processes", "1", "--offload_optimizer_device", "none")
-    words = command(name, recipe, tmp_path / "out", *fitting, train=("--use_cpu", "true"))
+    words = command(name, recipe, tmp_path / "out", *fitting, train=ON_CPU)
     launched(words)
     assert (tmp_path / "out" / "releases" / "02-two" / "model.safetensors").exists()
     again = launched([*words, "--resume_from_checkpoint", "true"]) if name == "deepspeed-zero3" else None
     assert again is None or "is finished" in again.stderr
+
+
+@pytest.mark.slow
+def test_fsdp_is_refused_on_the_cpu_where_accelerate_would_run_something_else(recipe, tmp_path):
+    words = command("fsdp2", recipe, tmp_path / "out", "--num_processes", "1", train=ON_CPU)
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 1
+    assert "hf-infinite-lr train: The launch asks for FSDP, but " in done.stderr
+    assert not checkpoints(tmp_path / "out")
 
 
 @pytest.mark.slow
@@ -185,7 +197,13 @@ def test_it_starts_on_gpus(name, num_gpus, recipe, tmp_path):
 
 
 SLURM = {
-    "scontrol": 'case $1 in show) echo 127.0.0.1;; requeue) echo "$2" >> "$REQUEUED";; esac\n',
+    "scontrol": """case "$1 $2" in
+    "show hostnames") echo 127.0.0.1;;
+    "show job") printf '   StartTime=2026-07-02T00:00:00 EndTime=Unknown\\n';
+        printf '   PreemptEligibleTime=2026-07-02T00:00:00 PreemptTime=%s\\n' "${PREEMPTED:-None}";;
+    requeue*) echo "$2" >> "$REQUEUED";;
+esac
+""",
     "srun": """shift
 below() { for pid in $(ps -o pid= --ppid $1); do below $pid; done; echo $1; }
 trap 'kill -TERM $(for pid in $pids; do below $pid; done)' TERM
@@ -209,35 +227,76 @@ As in Slurm, a signal to a step reaches every process of it, the launchers' own 
 """
 
 
+def slurm(folder, **scripts):
+    """Puts the stand-ins on the search path of a job; its environment."""
+    for name, script in {**SLURM, **scripts}.items():
+        (folder / name).write_text(f"#!/bin/bash\n{script}")
+        (folder / name).chmod(0o755)
+    job = {"SLURM_JOB_ID": free_port(), "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "here", "PROCESSES_PER_NODE": "1"}
+    return {**job, "REQUEUED": str(folder / "requeued"), "PATH": f"{folder}{os.pathsep}{environment()['PATH']}"}
+
+
+def requeued(folder):
+    path = folder / "requeued"
+    return path.read_text().split() if path.exists() else []
+
+
+@pytest.mark.parametrize(
+    ("ends_with", "is_signalled", "preempted", "is_requeued"),
+    [
+        (0, False, "None", False),
+        (3, False, "None", False),  # a failure of the run's own
+        (1, True, "None", True),  # the end of its time
+        (0, True, "None", False),  # it had just come to its end
+        (1, False, "2026-07-02T10:00:00", True),  # the processes got the signal, the script did not
+        (1, False, "2026-07-01T10:00:00", False),  # pre-empted in an earlier turn, and failed in this one
+    ],
+)
+def test_the_job_asks_for_another_turn_where_it_was_taken_away(
+    ends_with, is_signalled, preempted, is_requeued, tmp_path
+):
+    srun = f"trap 'exit {ends_with}' TERM\necho started\n"
+    srun += "while sleep 0.1; do :; done\n" if is_signalled else f"exit {ends_with}\n"
+    job = slurm(tmp_path, srun=srun)
+    words = ["bash", str(LAUNCH / "multi-node.sbatch")]
+    more = {**job, "PREEMPTED": preempted, "RECIPE": "none.yaml"}
+    process = subprocess.Popen(words, env=environment(**more), stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "started\n"
+    if is_signalled:
+        process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == ends_with
+    assert requeued(tmp_path) == [job["SLURM_JOB_ID"]] * is_requeued
+
+
 @pytest.mark.slow
-def test_a_launcher_that_is_terminated_leaves_a_checkpoint(recipe, tmp_path):
-    words = command("cpu-2", recipe, tmp_path / "out", train=LONGER)
+def test_a_launcher_that_is_terminated_leaves_a_checkpoint(recipe, on_two, tmp_path):
+    words = command("ddp", recipe, tmp_path / "out", "--num_processes", "2", train=(*ON_CPU, *LONGER))
     assert terminated(words, tmp_path / "log") == 1, "torchrun's own status"
     (checkpoint,) = checkpoints(tmp_path / "out")
+    seen = logged(tmp_path / "out" / checkpoint)
+    assert seen
+    assert seen == logged(on_two[0])[: len(seen)], "two launches, the same rates and losses"
     assert f"SIGTERM: saving at step {checkpoint.removeprefix('checkpoint-')}" in (tmp_path / "log").read_text()
     assert not (tmp_path / "out" / "releases" / "02-two").exists()
 
 
 @pytest.mark.slow
 def test_a_job_of_several_nodes_is_pre_empted_requeued_and_ends_as_several_processes(recipe, on_two, tmp_path):
-    for name, script in SLURM.items():
-        (tmp_path / name).write_text(f"#!/bin/bash\n{script}")
-        (tmp_path / name).chmod(0o755)
-    slurm = {"SLURM_JOB_ID": free_port(), "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "here", "PROCESSES_PER_NODE": "1"}
-    choice = {"RECIPE": str(recipe), "LAUNCH": str(LAUNCH / "cpu-2.yaml"), "REQUEUED": str(tmp_path / "requeued")}
-    path = f"{tmp_path}{os.pathsep}{environment()['PATH']}"
-    words = [LAUNCH / "multi-node.sbatch", "--output_dir", tmp_path / "out", *LONGER]
-    assert terminated(words, tmp_path / "log", **slurm, **choice, PATH=path) != 0
-    assert (tmp_path / "requeued").read_text().split() == [slurm["SLURM_JOB_ID"]]
+    job = {**slurm(tmp_path), "RECIPE": str(recipe), "LAUNCH": str(LAUNCH / "ddp.yaml")}
+    words = [LAUNCH / "multi-node.sbatch", "--output_dir", tmp_path / "out", *ON_CPU, *LONGER]
+    assert terminated(words, tmp_path / "log", **job) != 0
+    assert requeued(tmp_path) == [job["SLURM_JOB_ID"]]
     assert len(checkpoints(tmp_path / "out")) == 1, (tmp_path / "log").read_text()[-3000:]
-    launched(words, **slurm, **choice, PATH=path)
+    done = launched(words, **job)
     assert settings(tmp_path / "out")["world_size"] == 2
-    assert logged(tmp_path / "out") == logged(on_two[0])
-    assert (tmp_path / "requeued").read_text().split() == [slurm["SLURM_JOB_ID"]], "no more than once"
+    assert logged(tmp_path / "out") == logged(on_two[0]), "two launches, the same rates and losses"
+    assert done.stdout.count("release of two") == 1, "once per job, not per node"
+    assert requeued(tmp_path) == [job["SLURM_JOB_ID"]], "no more than once"
 
 
 DYING = """
-import os, signal, sys
+import os, signal, sys, time
 import conftest as tiny
 from hf_infinite_lr import Preemption
 from transformers import TrainerCallback
@@ -245,6 +304,7 @@ from transformers import TrainerCallback
 class Death(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == 3 and args.process_index == 1:
+            print("died", time.time(), flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
 
 run = tiny.trainer(sys.argv[1], tiny.data("ab"), per_device_train_batch_size=4, callbacks=[Death()])
@@ -253,14 +313,32 @@ with Preemption(run):
 """
 
 
+def ranks(words, **more):
+    """Two processes without a launcher that would end the one when the other has died."""
+    job = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), **more}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    started = [
+        subprocess.Popen(words, env=environment(**job, RANK=rank, LOCAL_RANK=rank), **pipes) for rank in ("0", "1")
+    ]
+    return [(process.communicate(timeout=300), process.returncode) for process in reversed(started)]
+
+
 @pytest.mark.slow
-def test_a_dead_process_ends_the_job(tmp_path):
+@pytest.mark.parametrize("has_launcher", [True, False])
+def test_a_dead_process_ends_the_job(has_launcher, tmp_path):
     script = tmp_path / "dying.py"
     script.write_text(DYING)
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
-    search = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    words = [sys.executable, *launcher, str(script), str(tmp_path / "out")]
-    done = subprocess.run(words, env=environment(PYTHONPATH=search), capture_output=True, text=True, timeout=600)
-    assert done.returncode != 0
-    assert "Signal 9 (SIGKILL) received" in done.stderr
+    search = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
+    words = [sys.executable, str(script), str(tmp_path / "out")]
+    if has_launcher:
+        words[1:1] = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
+        done = subprocess.run(words, env=environment(**search), capture_output=True, text=True, timeout=600)
+        said, told, status = done.stdout, done.stderr, done.returncode
+        assert "Signal 9 (SIGKILL) received" in told
+    else:
+        ((said, _), died_of), ((_, told), status) = ranks(words, **search)
+        assert died_of == -signal.SIGKILL
+        assert re.search(r"RuntimeError: .*(Connection|closed|reset)", told)
+    assert status != 0
+    assert time.time() - float(said.split("died")[1].split()[0]) < 60
     assert not list((tmp_path / "out").glob("checkpoint-*")), "an end by failure is no pre-emption"
