@@ -44,7 +44,7 @@ class Turns:
             self.wait()
 
     def counted(self):
-        """Seconds of every step but the first."""
+        """Seconds of every step but the first `UNCOUNTED`."""
         return self.seconds[UNCOUNTED:]
 
     def callback(self):
@@ -90,9 +90,14 @@ def _run(work, runner, turns, results, arguments):
         results.put((turns.place, work(runner, turns, *arguments)))
 
 
-def spread(slower, faster, digits=4):
-    """The median over rounds of slower / faster, with a 95 % interval of that median (order statistics)."""
+def ratio(slower, faster):
+    """The median over rounds of slower / faster, and the ends of a 95 % interval of that median (order statistics)."""
     ratios = sorted(a / b for a, b in zip(slower, faster, strict=True))
     half, middle = round(0.98 * len(ratios) ** 0.5), len(ratios) // 2
-    low, high = ratios[max(middle - half, 0)], ratios[min(middle + half, len(ratios) - 1)]
-    return f"{statistics.median(ratios):.{digits}f}, 95 % interval {low:.{digits}f} to {high:.{digits}f}"
+    return statistics.median(ratios), ratios[max(middle - half, 0)], ratios[min(middle + half, len(ratios) - 1)]
+
+
+def spread(slower, faster, digits=4):
+    """What [`ratio`] finds, in words."""
+    median, low, high = (f"{value:.{digits}f}" for value in ratio(slower, faster))
+    return f"{median}, 95 % interval {low} to {high}"
