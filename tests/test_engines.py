@@ -148,6 +148,7 @@ def test_show_knows_what_a_process_holds(engine, tiny):
     counted = footprint(model, args, Launch(name, 2, deepspeed={"zero": {}} if name.startswith("ZeRO") else {}))
     held = seen[0]["whole"]["bytes"]
     assert counted.weights == held["weights"]
+    assert counted.gradients == held["gradients"] or name.startswith("ZeRO")
     assert counted.methods == counted.methods_on_machine == 0
     # DeepSpeed pads, and steps once for a whole group of parameters.
     assert counted.optimizer == pytest.approx(held["optimizer"], abs=200 if name.startswith("ZeRO") else 0)

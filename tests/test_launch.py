@@ -292,6 +292,7 @@ def test_a_job_of_several_nodes_is_pre_empted_requeued_and_ends_as_several_proce
     assert settings(tmp_path / "out")["world_size"] == 2
     assert logged(tmp_path / "out") == logged(on_two[0]), "two launches, the same rates and losses"
     assert done.stdout.count("release of two") == 1, "once per job, not per node"
+    assert done.stderr.count("back on the trunk of 01-one") == 1, "once per job, not per node"
     assert requeued(tmp_path) == [job["SLURM_JOB_ID"]], "no more than once"
 
 

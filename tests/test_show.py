@@ -351,6 +351,18 @@ def test_what_of_launch_file_and_recipe_does_not_fit_is_refused(
     assert re.search(sentence, capsys.readouterr().err)
 
 
+def test_a_job_of_several_machines_is_counted_whole(small_recipe, capsys):
+    words = ["--config", str(small_recipe), "--launch", str(LAUNCH_FILES / "deepspeed-zero2.yaml")]
+    assert show([*words, "--num_processes", "16", "--num_machines", "4", "--task_steps", "[50]"]) == 0
+    out = capsys.readouterr().out
+    assert "ZeRO-2, 16 processes on 4 machines" in out
+    assert "a step         128 samples = 4,096 tokens" in out
+    assert show([*words[:3], str(LAUNCH_FILES / "multi-node.sbatch")]) == 1
+    assert "is a batch script; name the file that its LAUNCH names" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        show([*words[:2], "--num_processes", "2"])
+
+
 def test_replicas_of_a_sharded_model_hold_what_one_of_them_holds(small_recipe, capsys, tmp_path):
     replicas = "parallelism_config: {parallelism_config_dp_replicate_size: 2, parallelism_config_dp_shard_size: 2}"
     said = []

@@ -8,6 +8,7 @@ from pathlib import Path
 import conftest as tiny
 from accelerate.state import DistributedType, PartialState
 from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
 
 from hf_infinite_lr import ContinualTrainer
 from hf_infinite_lr.cli.run import leave_process_group
@@ -65,6 +66,13 @@ def seen_by(run):
     }
 
 
+class Gradients(TrainerCallback):
+    """Notes the bytes of the gradients after a backward pass; DeepSpeed has used them up by then."""
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.bytes = size_of(p.grad for p in model.parameters() if p.grad is not None)
+
+
 def bytes_held(run):
     """What this process really holds: weights, and the optimizer's state with the master weights of DeepSpeed."""
     optimizer, masters = run.optimizer.optimizer, []
@@ -87,13 +95,15 @@ def train_on(engine, out):
     environment, settings = ENGINES[engine]
     settings = {**COMMON, **settings, "per_device_train_batch_size": tiny.BATCH // 2}
     os.environ.update(environment)
-    whole = tiny.run(out / "whole", tiny.data("ab"), **settings)
+    gradients = Gradients()
+    whole = tiny.run(out / "whole", tiny.data("ab"), callbacks=[gradients], **settings)
     tiny.run(out / "parts", tiny.data("ab"), stop_at=12, **settings)
     rest = tiny.run(out / "parts", tiny.data("ab"), resume=True, **settings)
     straight = tiny.run(out / "straight", tiny.data("ab"), release="last", evaluate_on="none", **settings)
     reset = tiny.run(out / "reset", tiny.data("ab"), **RESET, **settings)
     runs = {"whole": whole, "parts": rest, "straight": straight, "reset": reset}
     seen = {name: seen_by(run) for name, run in runs.items()}
+    seen["whole"]["bytes"]["gradients"] = gradients.bytes
     (out / f"seen.{whole.args.process_index}.json").write_text(json.dumps(seen))
     whole.accelerator.free_memory()
     forget(environment)

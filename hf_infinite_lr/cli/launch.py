@@ -58,12 +58,16 @@ class Launch:
         return self.num_processes // self.num_replicas
 
 
-def read_launch(path: Path) -> Launch:
+def read_launch(path: Path, num_processes: int | None = None, num_machines: int | None = None) -> Launch:
     """Read an Accelerate configuration.
 
     Args:
         path (`Path`):
             A file as `accelerate config` writes it, or one of `recipes/launch/`.
+        num_processes (`int`, *optional*):
+            Overrides the file's, as that option of `accelerate launch` does.
+        num_machines (`int`, *optional*):
+            The same of machines.
 
     Returns:
         [`Launch`]: what it starts.
@@ -73,12 +77,19 @@ def read_launch(path: Path) -> Launch:
     """
     from accelerate.commands.config.config_args import load_config_from_file
     from accelerate.utils import DistributedType
+    from yaml import YAMLError
 
+    if path.suffix == ".sbatch":
+        raise ValueError(
+            f"--launch {path} is a batch script; name the file that its LAUNCH names, with --num_processes and "
+            "--num_machines of the whole job."
+        )
     try:
         config = load_config_from_file(str(path))
-    except (AttributeError, TypeError) as error:
-        raise ValueError(f"--launch {path} is no Accelerate configuration: {error}.") from error
-    kind, processes, machines = config.distributed_type, config.num_processes, config.num_machines
+    except (AttributeError, TypeError, YAMLError) as error:
+        raise ValueError(f"--launch {path} is no Accelerate configuration: {' '.join(str(error).split())}.") from error
+    kind, processes = config.distributed_type, num_processes or config.num_processes
+    machines = num_machines or config.num_machines
     if processes % machines:
         raise ValueError(f"num_processes={processes} must be a multiple of num_machines={machines}.")
     common: dict[str, Any] = {"num_machines": machines, "mixed_precision": str(config.mixed_precision or "no")}

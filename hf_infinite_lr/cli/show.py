@@ -37,6 +37,8 @@ def show(argv: Sequence[str]) -> int:
         _parser().error(f"unrecognized arguments: {' '.join(unknown)}")
     if options.launch is not None and options.config is None:
         _parser().error("--launch goes with --config")
+    if options.launch is None and (options.num_processes or options.num_machines):
+        _parser().error("--num_processes and --num_machines go with --launch")
     try:
         if options.config is None:
             _print_plan(_plan_of_arguments(options, kwargs), options.output)
@@ -59,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--config", type=Path, metavar="YAML", help="a recipe; every other option then overrides one of its keys")
     add("--launch", type=Path, metavar="YAML", help="with --config: a launch file; say what the run takes there")
+    add("--num_processes", type=int, metavar="N", help="with --launch: as for accelerate launch, over all machines")
+    add("--num_machines", type=int, metavar="N", help="with --launch: as for accelerate launch")
     add("--output", type=Path, metavar="PNG", help="also write the picture")
     add("--lr_scheduler_type", default="infinite", metavar="NAME", help="default: infinite")
     add("--learning_rate", type=float, default=5e-5, metavar="RATE", help="the peak (default: 5e-5, as Trainer's)")
@@ -127,13 +131,13 @@ def _show_recipe(options: argparse.Namespace, argv: Sequence[str]) -> None:
     from hf_infinite_lr.recipe import load_recipe
 
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("--config", "--output", "--launch"):
+    for name in ("--config", "--output", "--launch", "--num_processes", "--num_machines"):
         own.add_argument(name)
     launch = None
     if options.launch is not None:
         from hf_infinite_lr.cli.launch import read_launch
 
-        launch = read_launch(options.launch)
+        launch = read_launch(options.launch, options.num_processes, options.num_machines)
     recipe = load_recipe(options.config, own.parse_known_args(argv)[1])
     recipe.num_processes = None if launch is None else launch.num_processes
     recipe.check()
