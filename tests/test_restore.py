@@ -4,6 +4,7 @@ A rewind costs one load: what the run itself has hashed before is not hashed aga
 """
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -85,3 +86,26 @@ def test_a_trunk_that_changes_during_its_branch_is_not_rewound_to(tiny, tmp_path
     run = tiny.trainer(tmp_path, tiny.data("ab"), callbacks=[OnTheBranch(alter)], **SETTINGS)
     with pytest.raises(ValueError, match=r"01-a is not whole, .* at step 8: model\.safetensors has other content"):
         run.train()
+
+
+@pytest.mark.parametrize("finds", ["a checkpoint", ValueError("it is broken."), OSError("it cannot be read.")])
+def test_every_process_gets_what_the_main_one_finds(finds, monkeypatch):
+    told, asked = [], []
+
+    def look():
+        asked.append(finds)
+        if isinstance(finds, Exception):
+            raise finds
+        return finds
+
+    def of(is_main):
+        # What the main process sends takes the place of what the other one has.
+        send = told.append if is_main else lambda own: own.__setitem__(slice(None), told[0])
+        monkeypatch.setattr(checkpoints, "broadcast_object_list", send)
+        try:
+            return checkpoints.asked_of_main(SimpleNamespace(is_main_process=is_main), look)
+        except (ValueError, OSError) as error:
+            return error
+
+    assert of(is_main=True) is of(is_main=False) is finds
+    assert len(asked) == 1, "the other process reads nothing"

@@ -11,12 +11,13 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from hf_infinite_lr.manifest import manifest_of, seal
 
@@ -29,6 +30,7 @@ BUFFERS = "replay"
 INCOMING = ".incoming"
 OUTGOING = ".outgoing"
 _FORSAKEN = 24 * 3600
+_Answer = TypeVar("_Answer")
 _HERE, _RENAME_EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
 
 
@@ -102,6 +104,26 @@ def fault_of(directory: Path, *, trust_unchanged: bool = False) -> str | None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def asked_of_main(accelerator: Accelerator, question: Callable[[], _Answer]) -> _Answer:
+    """Lets the main process alone read files, as for their hashes, and tells all processes what it found.
+
+    Args:
+        accelerator (`Accelerator`): Of the run; every process has to ask.
+        question (`Callable`): Reads and answers; its `ValueError` or `OSError` is raised in every process.
+    """
+    told: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            told[0] = question()
+        except (ValueError, OSError) as error:
+            told[1] = error
+    broadcast_object_list(told)
+    if told[1] is not None:
+        raise told[1]
+    answer: _Answer = told[0]
+    return answer
 
 
 @contextmanager

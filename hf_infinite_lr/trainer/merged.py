@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
 from transformers.utils import is_peft_available
 
 from hf_infinite_lr.merging import MergeSettings
@@ -82,11 +81,10 @@ class MergedReleases(Host):
         other = self._merged_with(self.plan.task_at(min(step, self.plan.num_steps - 1)))
         if other is None:
             return
-        fault = [checkpoints.fault_of(other) if self.accelerator.is_main_process else None]
-        broadcast_object_list(fault)
-        if fault[0] is not None:
+        fault = checkpoints.asked_of_main(self.accelerator, lambda: checkpoints.fault_of(other))
+        if fault is not None:
             raise ValueError(
-                f"merge.method={self.args.merge['method']!r} needs {str(other)!r}, which is not whole: {fault[0]}."
+                f"merge.method={self.args.merge['method']!r} needs {str(other)!r}, which is not whole: {fault}."
             )
 
     @contextmanager

@@ -229,8 +229,10 @@ class ContinualMixin(
         self.accelerator.wait_for_everyone()
         if self.args.accept_changed_tasks:
             self._accept_changed_tasks(resume_from_checkpoint)
-        self._resumed_from = find_checkpoint(
-            self._output_dir, resume_from_checkpoint, self.plan, accept_data=self.args.accept_changed_tasks
+        changed = self.args.accept_changed_tasks
+        self._resumed_from = checkpoints.asked_of_main(
+            self.accelerator,
+            lambda: find_checkpoint(self._output_dir, resume_from_checkpoint, self.plan, accept_data=changed),
         )
         self.record = self._new_record()
         self.record.references, self.record.units = self.references, self.units
@@ -245,7 +247,9 @@ class ContinualMixin(
         check_data_settings(state, self.record.settings, self.plan)
         check_engine(state, self.record.settings)
         check_methods(state, self.args.methods, self.plan)
-        check_trunk(self._output_dir, self.plan, state["global_step"])
+        checkpoints.asked_of_main(
+            self.accelerator, lambda: check_trunk(self._output_dir, self.plan, state["global_step"])
+        )
         self._check_merged(state["global_step"])
         if self.schedule is None and state["num_steps"] != self.plan.num_steps:
             raise ValueError(
@@ -258,7 +262,7 @@ class ContinualMixin(
         return super().train(str(self._resumed_from), *args, **kwargs)
 
     def _accept_changed_tasks(self, resume: str | bool | None) -> None:
-        checkpoint = newest_whole(self._output_dir, resume)
+        checkpoint = checkpoints.asked_of_main(self.accelerator, lambda: newest_whole(self._output_dir, resume))
         if checkpoint is None:
             return
         stream = accept_changed_tasks(checkpoints.read_json(checkpoint / checkpoints.STATE), self.stream, self.plan)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
 from transformers.trainer_utils import rotate_checkpoints
 
 from hf_infinite_lr.config import schedule_name
@@ -152,11 +151,9 @@ class TrunkAndBranches(Engines, Publishing):
 
     def _rewind(self, trunk: Path, step: int) -> None:
         # This run has hashed the trunk when it was saved, or when the run was resumed on the branch.
-        is_asked = self.accelerator.is_main_process
-        fault = [checkpoints.fault_of(trunk, trust_unchanged=True) if is_asked else None]
-        broadcast_object_list(fault)
-        if fault[0] is not None:
-            raise ValueError(f"{trunk} is not whole, so the trunk cannot come back at step {step}: {fault[0]}.")
+        fault = checkpoints.asked_of_main(self.accelerator, lambda: checkpoints.fault_of(trunk, trust_unchanged=True))
+        if fault is not None:
+            raise ValueError(f"{trunk} is not whole, so the trunk cannot come back at step {step}: {fault}.")
         self._restore(trunk, optimizer=self.args.rewind == "full")
         if self.args.rewind == "full":
             self._load_scaler(str(trunk))
