@@ -93,6 +93,11 @@ def gdumb_stream(stream: Stream, lengths: Sequence[int], settings: GDumbSettings
     Raises:
         ValueError: naming field, value and rule.
     """
+    if streaming := [task.name for task in stream.tasks if task.streaming]:
+        raise ValueError(
+            f"methods.gdumb: task {streaming[0]!r} is streaming, but buffers are drawn from all samples before the "
+            "first step; make it map-style."
+        )
     groups = [_classes(task, place, settings.label_column) for place, task in enumerate(stream.tasks)]
     samples, classes = sum(map(len, groups)), len({name for members in groups for name in members})
     field = f"methods.gdumb.buffer_size={settings.buffer_size}"
@@ -142,7 +147,9 @@ class FromScratch(Method):
     GDumb needs nothing of an earlier model, so it shows what the buffer alone is worth.
 
     Cost: one copy of the initial weights on the CPU (4 bytes per parameter in single precision), and in every
-    checkpoint; no time for a step. The buffer is row numbers.
+    checkpoint; no time for a step, as `recipes/benchmarks/methods.py` measures it. The buffer is row numbers.
+
+    Streaming tasks are refused: a buffer that is balanced over classes is known when all samples are.
     """
 
     name: ClassVar[str] = "gdumb"
