@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import Subset
 
 from hf_infinite_lr.stream import Stream, Task
+from hf_infinite_lr.stream.labels import class_of_each
 from hf_infinite_lr.stream.order import generator
 
 from .joint import identity_of, union
@@ -129,7 +130,8 @@ def _classes(task: Task, place: int, label_column: str | None) -> Sequence[Hasha
             f"methods.gdumb.label_column={label_column!r} must be a column of every task; {task.name!r} has "
             f"{', '.join(columns) or 'no columns'}."
         )
-    return list(task.dataset.with_format(None)[label_column])
+    names: list[Hashable] = class_of_each(task.dataset, label_column).tolist()
+    return names
 
 
 def _picked(datasets: Sequence[Any], pairs: Sequence[tuple[int, int]]) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .buffer import StreamBuffer
+from .labels import class_of_each
 from .order import replay_before, scatter, scattered_below
 from .plan import StreamPlan
 from .reservoir import chosen
@@ -217,4 +218,5 @@ class ReplayIndices:
         return self._labels[task]
 
     def _all_labels(self, task: int) -> np.ndarray:
-        return np.asarray(self._datasets[task].with_format("numpy")[self.settings.class_column][:])
+        assert self.settings.class_column is not None
+        return class_of_each(self._datasets[task], self.settings.class_column)
