@@ -122,7 +122,8 @@ class ReplayIndices:
     accumulation, and after any resume; and so is a draw, which depends on (seed, task, batch).
 
     Cost: 4 bytes for each kept sample of the earlier tasks (8 more with classes), and one pass over a task's order at
-    its first draw; no time that grows with the number of tasks beyond a bisection.
+    its first draw; no time that grows with the number of tasks beyond a bisection. `recipes/benchmarks/methods.py`
+    measures the time of a step.
 
     Args:
         plan ([`StreamPlan`]): Tasks and their lengths.
