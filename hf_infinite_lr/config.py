@@ -267,15 +267,11 @@ def arrange(args: Any, stream: Stream, global_batch_size: int) -> Stream:
     """
     if (mode := run_mode(args)) is None:
         return stream
-    if streaming := [task.name for task in stream.tasks if task.streaming]:
-        raise ValueError(
-            f"methods.{mode}: the streaming task {streaming[0]!r} cannot be drawn from; make it map-style."
-        )
     lengths = run_lengths(args, stream, global_batch_size)
+    seed = args.seed if args.data_seed is None else args.data_seed
     with seeded_rng(0):
         if mode == JOINT:
-            return joint_stream(stream, lengths)
-        seed = args.seed if args.data_seed is None else args.data_seed
+            return joint_stream(stream, lengths, seed)
         return gdumb_stream(stream, lengths, GDumbSettings(**args.methods[mode]), seed)
 
 

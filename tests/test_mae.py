@@ -276,6 +276,38 @@ def test_parts_of_a_split_and_of_a_mixture_are_probed_on_their_own_images(write,
     ]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_labels_balance_what_is_replayed(write, tmp_path, streaming):
+    """Nine images of one class to one of the other; the model itself never sees a label."""
+    file = parquet(tmp_path, label=lambda count: [int(n % 10 == 0) for n in range(count)])
+    data = {"data_files": file, "streaming": streaming, "num_eval_samples": 8, "num_steps": 3}
+    balanced = {"replay_fraction": 0.5, "replay_class_column": "label"}
+    tasks = [{"name": name, **data} for name in ("one", "two")]
+    trainer = load_recipe(write(tasks=tasks, **balanced, evaluate_on="none", save_strategy="no")).trainer()
+    trainer.train()
+    memory = trainer._batches.replay._memory_before(1)
+    sizes = np.diff([0, *memory.class_ends])
+    assert len(sizes) == 2
+    assert sizes[0] > 3 * sizes[1]
+
+
+def test_gdumb_balances_classes_by_name(write):
+    """Number 0 of the digits is another class than number 0 of the letters."""
+    tasks = [{"name": name, "builtin": name} for name in ("digits", "glyphs")]
+    made = load_recipe(write(tasks=tasks, methods={"gdumb": {"buffer_size": 62, "label_column": "label"}})).trainer()
+    first, both = (task.dataset for task in made.stream.tasks)
+    assert sorted(np.unique(first["label"][:], return_counts=True)[1].tolist()) == [6] * 8 + [7] * 2
+    assert len({(row["label"], place < 10) for place, row in enumerate(both)}) == len(both) == 62
+
+
+def test_pictures_of_other_classes_are_mixed(write):
+    parts = [{"builtin": name, "weight": 1} for name in ("digits", "photos")]
+    recipe = load_recipe(write(tasks=[{"name": "m", "mixture": parts}], probes=["nearest_class_mean"]))
+    trainer = recipe.trainer()
+    assert trainer.stream.tasks[0].dataset.column_names == ["pixel_values", "label"]
+    assert len(set(recipe.objective._columns["m"].labels[0])) == 12
+
+
 def test_a_pretrained_model_brings_its_own_normalisation(write, tmp_path):
     from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 

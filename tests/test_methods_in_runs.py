@@ -242,6 +242,23 @@ def test_joint_training_is_one_task_of_the_union(tiny, tmp_path):
     assert state["evaluate_also"] == ["general"]
 
 
+def test_joint_training_of_streams_is_their_mixture(tiny, tmp_path):
+    """Each by its steps, and exact on resume."""
+
+    def tasks():
+        rows = {name: tiny.rows(40, ord(name), 1000 * ord(name)).to_iterable_dataset() for name in "ab"}
+        return [Task(name, rows[name], num_steps=steps) for name, steps in (("a", 12), ("b", 4))]
+
+    settings = {**QUIET, **HARD, "methods": {"joint": {}}}
+    whole = tiny.run(tmp_path / "whole", tasks(), **settings)
+    assert whole.plan.num_steps == 16
+    ids = [row for batch in whole.data_collator.ids for row in batch]
+    first = sum(row // 1000 == ord("a") for row in ids)
+    assert 0.6 < first / len(ids) < 0.9
+    tiny.run(tmp_path / "parts", tasks(), stop_at=7, **settings)
+    assert tiny.same_model(tiny.run(tmp_path / "parts", tasks(), resume=True, **settings), whole)
+
+
 @pytest.mark.pictures
 def test_a_joint_run_has_a_report(tiny, tmp_path):
     tiny.run(tmp_path, methods={"joint": {}})
@@ -333,10 +350,17 @@ def test_bad_settings_are_refused_before_the_first_step(tiny, tmp_path, settings
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("methods", [{"joint": {}}, {"gdumb": {"buffer_size": 20}}], ids=str)
-def test_a_stream_cannot_be_drawn_from(tiny, tmp_path, methods):
-    tasks = [Task("s", tiny.data()["a"].to_iterable_dataset(), num_steps=8)]
-    with pytest.raises(ValueError, match=r"the streaming task 's' cannot be drawn from; make it map-style"):
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [
+        ({"joint": {}}, r"methods\.joint: task 's' is streaming and others are not; make them all one or the other"),
+        ({"gdumb": {"buffer_size": 20}}, r"methods\.gdumb: task 's' is streaming, but buffers are drawn from all"),
+    ],
+    ids=str,
+)
+def test_streams_that_a_run_mode_cannot_use_are_refused(tiny, tmp_path, methods, message):
+    tasks = [Task("s", tiny.data()["a"].to_iterable_dataset(), num_steps=8), Task("t", tiny.data()["b"])]
+    with pytest.raises(ValueError, match=message):
         tiny.trainer(tmp_path, tasks, methods=methods, **QUIET)
 
 

@@ -70,6 +70,8 @@ def test_evaluate_loads_the_metrics_from_a_local_path(tmp_path):
         given = {"matrix": matrix.matrix, "baseline": matrix.baseline, "higher_is_better": matrix.higher_is_better}
         assert metric.compute(**given) == summary(matrix)
     assert all(key in metric.inputs_description for key in DESCRIPTIONS)
+    with pytest.raises(ValueError, match=r"matrix=\[\] must have a row for each task learned so far"):
+        metric.compute(matrix=[], higher_is_better=True)
 
 
 def test_every_number_has_its_convention_and_four_are_shown():

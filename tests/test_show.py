@@ -258,10 +258,11 @@ def small_recipe(tmp_path):
 def test_gdumb_begins_the_whole_curve_anew_with_each_task(small_recipe, capsys):
     words = ["--config", str(small_recipe), "--methods", "{gdumb: {buffer_size: 2}}", "--replay_fraction", "0"]
     assert show(words) == 0
-    out = capsys.readouterr().out
+    out, warnings = capsys.readouterr()
     phases = {task: [row[0] for row in table(out) if row[1] == task] for task in ("web", "code")}
     assert phases["web"] == phases["code"] == ["warmup", "cooldown_to_constant", "constant", "anneal"]
     assert "branches off" not in out
+    assert "re-warm-up" not in out + warnings
 
 
 LAUNCH_FILES = Path(__file__).parent.parent / "recipes" / "launch"

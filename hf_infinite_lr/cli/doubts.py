@@ -67,7 +67,7 @@ _DOUBTS = (
     _Doubt(
         "The task is no longer than its re-warm-up, so its rate only rises and never decays",
         lambda task: task.rewarm,
-        lambda task: task.rewarm > 0 and not task.decay,
+        lambda task: 0 < task.length <= task.rewarm,
     ),
     _Doubt(
         "The re-warm-up takes more than half of its task",

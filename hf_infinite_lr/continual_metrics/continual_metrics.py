@@ -53,5 +53,9 @@ class ContinualMetrics(evaluate.Metric):
         baseline: Sequence[float | None] = (),
         **kwargs: Any,
     ) -> dict[str, float | None]:
+        if not matrix or not matrix[0]:
+            raise ValueError(
+                f"matrix={matrix!r} must have a row for each task learned so far, and a column for each task."
+            )
         tasks = [f"task-{number}" for number in range(1, len(matrix[0]) + 1)]
         return summary(TaskMatrix(tasks, tasks, "metric", higher_is_better, matrix, baseline))

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import Subset
 
 from hf_infinite_lr.stream import Stream, Task
+from hf_infinite_lr.stream.labels import class_of_each
 from hf_infinite_lr.stream.order import generator
 
 from .joint import identity_of, union
@@ -93,6 +94,11 @@ def gdumb_stream(stream: Stream, lengths: Sequence[int], settings: GDumbSettings
     Raises:
         ValueError: naming field, value and rule.
     """
+    if streaming := [task.name for task in stream.tasks if task.streaming]:
+        raise ValueError(
+            f"methods.gdumb: task {streaming[0]!r} is streaming, but buffers are drawn from all samples before the "
+            "first step; make it map-style."
+        )
     groups = [_classes(task, place, settings.label_column) for place, task in enumerate(stream.tasks)]
     samples, classes = sum(map(len, groups)), len({name for members in groups for name in members})
     field = f"methods.gdumb.buffer_size={settings.buffer_size}"
@@ -124,7 +130,8 @@ def _classes(task: Task, place: int, label_column: str | None) -> Sequence[Hasha
             f"methods.gdumb.label_column={label_column!r} must be a column of every task; {task.name!r} has "
             f"{', '.join(columns) or 'no columns'}."
         )
-    return list(task.dataset.with_format(None)[label_column])
+    names: list[Hashable] = class_of_each(task.dataset, label_column).tolist()
+    return names
 
 
 def _picked(datasets: Sequence[Any], pairs: Sequence[tuple[int, int]]) -> Any:
@@ -142,7 +149,9 @@ class FromScratch(Method):
     GDumb needs nothing of an earlier model, so it shows what the buffer alone is worth.
 
     Cost: one copy of the initial weights on the CPU (4 bytes per parameter in single precision), and in every
-    checkpoint; no time for a step. The buffer is row numbers.
+    checkpoint; no time for a step, as `recipes/benchmarks/methods.py` measures it. The buffer is row numbers.
+
+    Streaming tasks are refused: a buffer that is balanced over classes is known when all samples are.
     """
 
     name: ClassVar[str] = "gdumb"

@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Dataset, concatenate_datasets
 from torch.utils.data import ConcatDataset
 
-from hf_infinite_lr.stream import Stream, Task
+from hf_infinite_lr.stream import Stream, Task, mixture
 
 JOINT = "joint"
 
@@ -21,8 +21,8 @@ class JointSettings:
 
 
 def union(datasets: Sequence[Any]) -> Any:
-    """One dataset of several map-style ones: of `datasets` where all are, else of torch."""
-    if all(isinstance(dataset, Dataset) for dataset in datasets):
+    """One dataset of several map-style ones: of `datasets` where all are and have the same columns, else of torch."""
+    if all(isinstance(dataset, Dataset) and dataset.features == datasets[0].features for dataset in datasets):
         return concatenate_datasets(list(datasets))
     return ConcatDataset(datasets)
 
@@ -32,18 +32,30 @@ def identity_of(tasks: Sequence[Task], *more: str) -> str:
     return hashlib.sha256(" ".join([*(task.identity() for task in tasks), *more]).encode()).hexdigest()[:16]
 
 
-def joint_stream(stream: Stream, lengths: Sequence[int]) -> Stream:
+def joint_stream(stream: Stream, lengths: Sequence[int], seed: int) -> Stream:
     """One task of the union of all tasks, with as many steps as the stream has; its columns stay those of the stream.
 
     Every sample counts the same, whichever task it is of. A run of it has one schedule: the warm-up, the cool-down to
-    the constant and the annealing are shares of the whole.
+    the constant and the annealing are shares of the whole. Of streaming tasks the union is their mixture, each by its
+    steps, drawn sample by sample.
 
-    Cost: none beyond fine-tuning; the union is not copied.
+    Cost: no bytes beyond fine-tuning, for the union is not copied, and no time for a step;
+    `recipes/benchmarks/methods.py` measures it.
 
     Args:
-        stream ([`Stream`]): The tasks, map-style.
+        stream ([`Stream`]): The tasks, all map-style or all streaming.
         lengths (`Sequence[int]`): Their steps.
+        seed (`int`): The run's data seed, by which streams are mixed.
+
+    Raises:
+        ValueError: if some tasks are streaming and some are not.
     """
-    together = union([task.dataset for task in stream.tasks])
+    streaming = [task.name for task in stream.tasks if task.streaming]
+    if 0 < len(streaming) < len(stream.tasks):
+        raise ValueError(
+            f"methods.joint: task {streaming[0]!r} is streaming and others are not; make them all one or the other."
+        )
+    parts = [task.dataset for task in stream.tasks]
+    together = mixture(parts, lengths, seed=seed) if streaming else union(parts)
     task = Task(JOINT, together, num_steps=sum(lengths), fingerprint=identity_of(stream.tasks))
     return Stream((task,), stream.eval_datasets)

@@ -79,9 +79,10 @@ class MaskedAutoencoding(ImageObjective):
             refuse_unlabelled(found.eval, source)
 
     def train_samples(self, data: Any) -> Any:
-        """Encoded images; the collator decodes them in the loader's workers."""
+        """Encoded images, which the collator decodes in the loader's workers, and the labels that balance buffers."""
         self._train.append(data)
-        return data.select_columns(IMAGE)
+        labelled = LABEL in (data.column_names or ())
+        return data.select_columns([IMAGE, LABEL] if labelled else IMAGE)
 
     def eval_samples(self, column: str, data: Any) -> Any:
         """Encoded images, each with the seed of its mask."""

@@ -21,6 +21,7 @@ from hf_infinite_lr.objectives.language_modelling import LanguageModelling
 from hf_infinite_lr.objectives.mae import MaskedAutoencoding
 from hf_infinite_lr.objectives.objective import Objective
 from hf_infinite_lr.stream import InOrder, Stream, Task, mixture, random_subset
+from hf_infinite_lr.stream.labels import with_common_labels
 from hf_infinite_lr.trainer import ContinualTrainer
 from hf_infinite_lr.trainer.checkpoints import write_text
 from hf_infinite_lr.trainer.resume import refuse_used
@@ -177,11 +178,12 @@ class Recipe:
         ]
 
     def _mixed(self, entry: Entry) -> Task:
-        loaded = [(self.objective.load(part.source["name"]), part) for part in entry.mixture]
-        chosen = [self._chosen(splits.train, part, part.source["name"])[0] for splits, part in loaded]
+        loaded = [self.objective.load(part.source["name"]) for part in entry.mixture]
+        trained = zip(with_common_labels([splits.train for splits in loaded]), entry.mixture, strict=True)
+        chosen = [self._chosen(data, part, part.source["name"])[0] for data, part in trained]
         samples = [self.objective.train_samples(data) for data in chosen]
         weights = [part.weight for part in entry.mixture]
-        held_out = concatenate_datasets([splits.eval for splits, _ in loaded])
+        held_out = concatenate_datasets(with_common_labels([splits.eval for splits in loaded]))
         return self._task(
             entry,
             entry.name,

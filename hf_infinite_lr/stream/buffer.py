@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class StreamBuffer:
         size (`int`): Samples to keep.
         key (`tuple[int, ...]`): Of the numbers that decide what is kept.
         class_column (`str`, *optional*): Column by which the buffer is balanced.
+        class_names (`Mapping`, *optional*): Label -> name of a class, where labels are numbers of their dataset alone.
         writes (`bool`): Whether this process writes the files.
     """
 
@@ -43,10 +44,11 @@ class StreamBuffer:
         key: tuple[int, ...],
         *,
         class_column: str | None = None,
+        class_names: Mapping[Any, str] | None = None,
         writes: bool = True,
     ) -> None:
         self.name, self.directory, self.size, self.key = name, directory, size, key
-        self.class_column, self.writes = class_column, writes
+        self.class_column, self.class_names, self.writes = class_column, class_names or {}, writes
         self._reservoir = Reservoir(size)
         self._read = 0
         self._positions: list[int] = []
@@ -121,7 +123,8 @@ class StreamBuffer:
                 f"replay_class_column={self.class_column!r}: a sample of the streaming task {self.name!r} has no such "
                 "column."
             ) from error
-        return label.item() if hasattr(label, "item") else label
+        label = label.item() if hasattr(label, "item") else label
+        return self.class_names.get(label, str(label)) if self.class_names else label
 
     def _whole_files(self) -> list[Path]:
         return sorted(self.directory.glob("[0-9]*.arrow"))

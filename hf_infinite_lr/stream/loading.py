@@ -16,6 +16,7 @@ from torch.utils.data import BatchSampler, Dataset
 
 from .buffer import StreamBuffer
 from .in_order import InOrder
+from .labels import label_names
 from .mixture import Mixture
 from .order import Sample, epoch_order, rows_at
 from .plan import Segment, StreamPlan
@@ -68,12 +69,14 @@ class StreamBatches(BatchSampler):
         """Lets the streaming tasks of the plan keep samples, also the last one, after which another may come."""
         for task in self.plan.tasks:
             if task.index in self.readers and self.replay.kept(task.index):
+                dataset, column = self._datasets[task.index], self.replay.settings.class_column
                 self.replay.buffers[task.index] = StreamBuffer(
                     task.name,
                     directory / task.directory,
                     self.replay.kept(task.index),
                     kept_key(self.seed, task.index),
-                    class_column=self.replay.settings.class_column,
+                    class_column=column,
+                    class_names=None if column is None else label_names(dataset, column),
                     writes=writes,
                 )
 

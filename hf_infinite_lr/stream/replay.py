@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .buffer import StreamBuffer
+from .labels import class_of_each
 from .order import replay_before, scatter, scattered_below
 from .plan import StreamPlan
 from .reservoir import chosen
@@ -121,7 +122,8 @@ class ReplayIndices:
     accumulation, and after any resume; and so is a draw, which depends on (seed, task, batch).
 
     Cost: 4 bytes for each kept sample of the earlier tasks (8 more with classes), and one pass over a task's order at
-    its first draw; no time that grows with the number of tasks beyond a bisection.
+    its first draw; no time that grows with the number of tasks beyond a bisection. `recipes/benchmarks/methods.py`
+    measures the time of a step.
 
     Args:
         plan ([`StreamPlan`]): Tasks and their lengths.
@@ -217,4 +219,5 @@ class ReplayIndices:
         return self._labels[task]
 
     def _all_labels(self, task: int) -> np.ndarray:
-        return np.asarray(self._datasets[task].with_format("numpy")[self.settings.class_column][:])
+        assert self.settings.class_column is not None
+        return class_of_each(self._datasets[task], self.settings.class_column)

@@ -1,14 +1,19 @@
 """What each method costs against fine-tuning: steps per second and peak memory, measured in turns within one run.
 
-    python recipes/benchmarks/methods.py [--steps 150]
+    python recipes/benchmarks/methods.py [--steps 150] [--repeats 3] [--only "replay 0.25" lwf]
 
 One process for each method trains the same small Llama from the same weights on the same two tasks; in the second task
 the method acts. The processes take turns step by step there, in a new random order each round, so that a slow moment
-of the machine meets all of them alike. What is printed is the median over rounds of a step's time against that of
-fine-tuning in the same round, with a 95 % interval of that median: 1.02 means 2 % slower. Fine-tuning runs twice; the
-ratio of these twins shows what the measurement itself can tell apart. Memory is the peak of what a process holds
-(VmHWM) above what it held before training. The first task and what happens once between the tasks are each runner's
-alone; the latter is counted apart, in seconds.
+of the machine meets all of them alike. Fine-tuning runs twice. What is printed is the median over rounds of a
+step's time against the mean of the two fine-tunings of the same round, with a 95 % interval of that median: 1.02 means
+2 % slower. The ratio of the twins themselves shows what the measurement can tell apart. Where a process happens to lie
+in memory makes it faster or slower for good, which more rounds cannot mend: `--repeats` starts all processes anew so
+often and takes the rounds together. With few runners (`--only`) a round is short, and the interval narrow for the same
+time.
+
+Memory is the peak of what a process holds (VmHWM) above what it held before training, and what the methods themselves
+keep for each parameter of the model. The first task and what happens once between the tasks are each runner's alone;
+the latter is counted apart, in seconds.
 """
 
 import argparse
@@ -16,15 +21,16 @@ import multiprocessing
 import statistics
 import tempfile
 import time
+from itertools import chain
 from pathlib import Path
 
 from turns import measure, spread
 
 BLOCK, BATCH, FIRST_TASK = 128, 16, 3
 SAMPLES = 64
+TWINS = ("fine-tuning", "fine-tuning again")
 RUNNERS = {
-    "fine-tuning": {},
-    "fine-tuning again": {},
+    **{name: {} for name in TWINS},
     "replay 0.25": {"replay_fraction": 0.25},
     "l2": {"methods": {"l2": {"weight": 0.1}}},
     "mas": {"methods": {"mas": {"num_samples": SAMPLES}}},
@@ -33,6 +39,7 @@ RUNNERS = {
     "gdumb": {"methods": {"gdumb": {"buffer_size": BATCH * 10}}},
     "joint": {"methods": {"joint": {}}},
 }
+METHODS = tuple(RUNNERS)[len(TWINS) :]
 
 
 def memory(field):
@@ -109,23 +116,53 @@ def work(runner, turns, alone, steps):
         before = memory("VmRSS")
         turns.ready.wait()
         trainer.train()
-    weights = sum(weight.numel() * weight.element_size() for weight in trainer.model.parameters()) / 2**20
-    return turns.counted(), clock.between, memory("VmHWM") - before, weights
+    kept = sum(part.nbytes for method in trainer._methods for part in method.state().values())
+    return {
+        "seconds": turns.counted(),
+        "between": clock.between,
+        "peak": memory("VmHWM") - before,
+        "kept": kept / trainer.model.num_parameters(),
+        "parameters": trainer.model.num_parameters(),
+    }
+
+
+def pooled(repeats):
+    """Of each runner the seconds of all repeats one after another, and the median of everything else."""
+    return {
+        runner: {
+            key: list(chain.from_iterable(found[runner][key] for found in repeats))
+            if key == "seconds"
+            else statistics.median(found[runner][key] for found in repeats)
+            for key in one
+        }
+        for runner, one in repeats[0].items()
+    }
+
+
+def row(runner, one, plain, twin):
+    """One line of the table; the twins are compared with each other."""
+    own, mean = one["seconds"], [(a + b) / 2 for a, b in zip(plain["seconds"], twin["seconds"], strict=True)]
+    time = spread(own, plain["seconds"] if one is twin else mean, digits=3)
+    more, once = f"{one['peak'] - plain['peak']:+.1f} MiB", f"{one['between'] - plain['between']:+.2f} s"
+    return f"{runner:18} {time:40} {more:>12} {one['kept']:>10.2f} {once:>14}"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=150)
-    steps = parser.parse_args().steps
-    found = measure(work, list(RUNNERS), steps, multiprocessing.get_context("spawn").Lock(), steps)
-    seconds, once, peak, weights = found["fine-tuning"]
-    step = 1000 * statistics.median(seconds)
-    print(f"fine-tuning: {step:.1f} ms a step, peak {peak:.1f} MiB above the start, weights {weights:.1f} MiB")
-    print(f"importance on {SAMPLES} samples; medians over {len(seconds)} rounds\n")
-    print(f"{'':18} {'time of a step / fine-tuning':40} {'peak memory':>18} {'between tasks':>14}")
-    for runner, (times, between, high, _) in list(found.items())[1:]:
-        more = f"{high - peak:+.1f} MiB"
-        print(f"{runner:18} {spread(times, seconds, digits=3):40} {more:>18} {between - once:>+12.2f} s")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=METHODS, default=METHODS, metavar="METHOD")
+    given = parser.parse_args()
+    runners, spawn = [*TWINS, *given.only], multiprocessing.get_context("spawn")
+    found = pooled([measure(work, runners, given.steps, spawn.Lock(), given.steps) for _ in range(given.repeats)])
+    plain, twin = (found[name] for name in TWINS)
+    step, size = 1000 * statistics.median(plain["seconds"]), plain["parameters"]
+    print(f"fine-tuning: {step:.1f} ms a step, peak {plain['peak']:.1f} MiB above the start, {size:,.0f} parameters")
+    print(f"importance on {SAMPLES} samples; medians over {len(plain['seconds'])} rounds, {given.repeats} repeats\n")
+    print(f"{'':18} {'time of a step / fine-tuning':40} {'peak memory':>12} {'bytes kept':>10} {'between tasks':>14}")
+    print(f"{'':18} {'':40} {'':>12} {'/ param.':>10}")
+    for runner, one in list(found.items())[1:]:
+        print(row(runner, one, plain, twin))
 
 
 if __name__ == "__main__":

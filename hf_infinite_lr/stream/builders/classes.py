@@ -9,6 +9,7 @@ from typing import Any, Unpack
 import numpy as np
 from datasets import ClassLabel, Dataset
 
+from hf_infinite_lr.stream.labels import label_names
 from hf_infinite_lr.stream.order import generator
 from hf_infinite_lr.stream.task import Task
 
@@ -108,9 +109,3 @@ def classes_of(dataset: Any, column: str, classes: Sequence[Any] | None = None) 
     if not names:
         raise ValueError(f"classes are not known before a streaming dataset is read: list those of column {column!r}.")
     return list(names)
-
-
-def label_names(dataset: Any, column: str) -> dict[Any, str]:
-    """Label -> name, of a column that is a `ClassLabel`; else empty."""
-    feature = (dataset.features or {}).get(column)
-    return dict(enumerate(feature.names)) if isinstance(feature, ClassLabel) else {}

@@ -9,10 +9,11 @@ from typing import Any, Unpack
 import numpy as np
 from datasets import Dataset, IterableDataset
 
+from hf_infinite_lr.stream.labels import label_names
 from hf_infinite_lr.stream.order import generator
 from hf_infinite_lr.stream.task import Task
 
-from .classes import ClassGroups, classes_of, label_names
+from .classes import ClassGroups, classes_of
 from .division import Division, check_num_tasks, column_values, divide
 
 logger = logging.getLogger(__name__)

@@ -8,9 +8,10 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from hf_infinite_lr.stream.labels import label_names
 from hf_infinite_lr.stream.task import Task
 
-from .classes import classes_of, label_names
+from .classes import classes_of
 from .division import Division, divide
 
 
