@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections import Counter
+from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -19,6 +20,7 @@ import arms  # noqa: E402
 import claims  # noqa: E402
 import open_end  # noqa: E402
 import page  # noqa: E402
+import pins  # noqa: E402
 import records  # noqa: E402
 import results  # noqa: E402
 import slices  # noqa: E402
@@ -55,7 +57,10 @@ def test_readme_of_the_project_says_what_the_page_says():
     assert "\n".join(page.extract(found)) in readme
     forgetting = next(claim for claim in claims.CLAIMS if "forgets less" in claim.text)
     assert f"forgets less than the repeated cosine came out **{found.verdict(forgetting)}** there" in readme
-    for name in ("lm-no-replay", "lm-replay"):
+    assert "came out ahead of `infinite` in the first\nthree tables" in readme
+    for name, arm in product(("lm-no-replay", "lm-replay", "lm-ten"), ("infinite_extra", "infinite_no_rewind")):
+        assert found.difference(claims.Comparison((name, arm), (name, "infinite"))).word() == "ahead"
+    for name in ("lm-no-replay", "lm-replay", "lm-ten", "lm-long"):
         ahead = {arm: found.runs(name, arm) for arm in ("warmup_stable_decay", "infinite", "cosine_rewarm")}
         average = {arm: fmean(fmean(run["matrix"][-1]) for run in runs.values()) for arm, runs in ahead.items()}
         assert ("One decay at a known end did better than either." in readme) == (
@@ -128,6 +133,30 @@ def test_every_run_says_where_it_comes_from(name):
         assert {"hf_infinite_lr", "torch", "transformers"} <= run["versions"].keys()
         assert run["seed"] != arms.SEARCH_SEED
         assert run["updates"]["on_path"] <= run["updates"]["spent"]
+
+
+@pytest.mark.parametrize("name", STUDIED)
+def test_all_runs_of_a_table_come_from_the_same_data_and_the_pinned_versions(name):
+    runs = records.read(STUDIES / f"{name}.json")["runs"]
+    for table in {run["table"] for run in runs}:
+        own = [run for run in runs if run["table"] == table and not run["arm"].startswith("joint")]
+        assert len({tuple(run["data"]) for run in own}) == 1
+    pinned = dict(line.split("==") for line in (STUDIES / "constraints.txt").read_text(encoding="utf-8").splitlines())
+    for run in runs:
+        versions = {package: version.partition("+")[0] for package, version in run["versions"].items()}
+        assert {package: pinned.get(package, versions[package]) for package in versions} == versions
+    assert {"# python", "torch", "transformers", "scikit-learn"} <= pinned.keys()
+
+
+def test_other_versions_than_those_of_the_records_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "constraints.txt"
+    monkeypatch.setattr(pins, "corpus_versions", lambda name: ("python==3.11.7", "torch==2.13.0+cpu", "zlib==1"))
+    pins.hold(path)
+    assert path.read_text(encoding="utf-8") == "# python==3.11.7\ntorch==2.13.0\nzlib==1\n"
+    pins.hold(path)
+    monkeypatch.setattr(pins, "corpus_versions", lambda name: ("python==3.11.8", "torch==2.13.0", "zlib==2"))
+    with pytest.raises(SystemExit, match=r"made with python==3\.11\.7, zlib==1, and other versions"):
+        pins.hold(path)
 
 
 def test_rows_of_a_table_have_the_same_seeds_and_others_are_called_missing():

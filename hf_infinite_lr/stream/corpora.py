@@ -139,7 +139,7 @@ def load_corpus(name: str, *, max_bytes: int | None = None, eval_bytes: int | No
     if eval_bytes is None and max_bytes is not None:
         eval_bytes = max(1, int(EVAL_SHARE * max_bytes))
     files = sorted(_FILES[name](), key=lambda file: file.source)
-    versions = _versions(name)
+    versions = corpus_versions(name)
     directory = _cache_directory(name, files, versions, max_bytes, eval_bytes)
     if not (directory / "corpus.json").is_file():
         splits = build_corpus(files, versions=versions, max_bytes=max_bytes, eval_bytes=eval_bytes)
@@ -330,7 +330,22 @@ def _source(path: Path) -> str:
         return file.read()
 
 
-def _versions(name: str) -> tuple[str, ...]:
+def corpus_versions(name: str) -> tuple[str, ...]:
+    """
+    What decides the text of a built-in corpus, as `name==version`: Python, and the declared dependencies but for the
+    corpus `python`.
+
+    Args:
+        name (`str`): One of [`corpus_names`].
+
+    Example:
+
+    ```python
+    >>> [requirement.partition("==")[0] for requirement in corpus_versions("python")]
+    ['python']
+
+    ```
+    """
     versions = {f"python=={platform.python_version()}"}
     if name != "python":
         versions.update(f"{found.metadata['Name']}=={found.version}" for found in _dependencies())

@@ -150,6 +150,15 @@ TABLES = {
         searched="lm-no-replay",
         only=("infinite", "cosine_rewarm", "cosine_half_peaks", "joint_infinite", "joint_cosine"),
     ),
+    "lm-long": Table(
+        *("lm", "three", 0.0, 640, "Language models, three tasks four times as long, no replay"),
+        seeds=3,
+        searched="lm-no-replay",
+        only=(
+            *("infinite", "cosine_rewarm", "cosine_half_peaks", "constant_branches", "warmup_stable_decay"),
+            *("infinite_extra", "joint_infinite", "joint_cosine"),
+        ),
+    ),
     "mae-no-replay": Table("mae", "three", 0.0, 160, "Masked autoencoders, three tasks, no replay"),
     "mae-replay": Table(
         *("mae", "three", 0.05, 160, "Masked autoencoders, three tasks, 5 % replay"),

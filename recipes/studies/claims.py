@@ -7,6 +7,7 @@ from verdicts import MARGINS
 AVERAGE, LOST, LEARNED = "final average", "lost since learned", "right after learning"
 NOT_TESTABLE = "not testable here"
 _PRIMARY = ("lm-no-replay", "lm-replay", "lm-ten", "mae-no-replay", "mae-replay", "mae-ten")
+_AND_LONG = (*_PRIMARY, "lm-long")
 
 
 @dataclass(frozen=True)
@@ -121,14 +122,14 @@ CLAIMS = (
 )
 
 QUESTIONS = {
-    "(a) Is `infinite` ahead of `cosine_rewarm`?": _each(_PRIMARY, "infinite", "cosine_rewarm"),
+    "(a) Is `infinite` ahead of `cosine_rewarm`?": _each(_AND_LONG, "infinite", "cosine_rewarm"),
     "(b) How far is each from joint training under its own schedule?": (
-        _each(_PRIMARY, "infinite", "joint_infinite") + _each(_PRIMARY, "cosine_rewarm", "joint_cosine")
+        _each(_AND_LONG, "infinite", "joint_infinite") + _each(_AND_LONG, "cosine_rewarm", "joint_cosine")
     ),
     "(c) What do the updates of `anneal_budget: extra` buy?": (
-        _each(_PRIMARY, "infinite_extra", "infinite") + _each(_PRIMARY, "infinite_extra", "cosine_rewarm")
+        _each(_AND_LONG, "infinite_extra", "infinite") + _each(_AND_LONG, "infinite_extra", "cosine_rewarm")
     ),
-    "(d) What does a single decay at a known end buy?": _each(_PRIMARY, "warmup_stable_decay", "infinite"),
+    "(d) What does a single decay at a known end buy?": _each(_AND_LONG, "warmup_stable_decay", "infinite"),
     "(e) What does going back to the trunk buy?": _each(_PRIMARY, "infinite", "infinite_no_rewind"),
 }
 """The questions of tier 1, over all primary tables; those with ten tasks are the question of many tasks."""

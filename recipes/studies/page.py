@@ -241,6 +241,7 @@ def page(results: Results) -> str:
         "",
         *cost_lines(results),
         "```bash",
+        "pip install -e . -c recipes/studies/constraints.txt   # the data is text of these packages",
         *(f"python recipes/studies/study.py {study}   # delete {study}.json first" for study in figures(results)),
         "python recipes/studies/page.py",
         "```",

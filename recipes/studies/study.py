@@ -3,8 +3,9 @@
     python recipes/studies/study.py lm [--jobs 2] [--tables lm-replay] [--seeds 0 1 2 3 4] [--quick]
 
 First the search of each table, then its runs, one core each; what stands in lm.json or mae.json is not done again.
-Delete records, or the file, to do them anew. `page.py` makes the page. `--quick` does the same with a few updates and
-two trials a schedule, into out/studies/quick: it checks the machinery and says nothing of the schedules.
+Delete records, or the file, to do them anew. The data is text of installed packages, so all records come from the
+versions in constraints.txt; others are refused. `page.py` makes the page. `--quick` does the same with a few updates
+and two trials a schedule, into out/studies/quick: it checks the machinery and says nothing of the schedules.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import pins
 import records
 from arms import SEARCH_SEED, TABLES, Table, arms, grid, overrides
 from tqdm import tqdm
@@ -60,6 +62,8 @@ class Study:
         self.path = (options.folder or (OUT / "quick" if quick else HERE)) / f"{options.study}.json"
         self.records = records.read(self.path)
         self.commit = commit(quick=quick)
+        if not quick:
+            pins.hold(self.path.with_name("constraints.txt"))
         self.max_bytes = 400_000 if quick else 4_000_000
         known = {name: table for name, table in TABLES.items() if table.study == options.study}
         chosen = {name: table for name, table in known.items() if name in (options.tables or known)}
