@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -218,6 +219,14 @@ def test_values_that_are_no_numbers_are_left_out_of_the_metadata(tmp_path):
     matrix = TaskMatrix(["web", "code"], ["web", "code"], "eval_loss", False, rows)
     data = assert_valid(render_card(facts_of(Run(run.path, run.state, (matrix,), []))))
     assert [result.metric_value for result in data.eval_results] == [2.0]
+
+
+def test_the_half_width_of_an_interval_is_no_score(tmp_path):
+    run = run_of(["web", "code"], tmp_path / "run")
+    half = replace(run.matrices[0], metric="few_shot_half_width")
+    facts = facts_of(Run(run.path, run.state, (*run.matrices, half), []))
+    assert [scores["metric"] for scores in facts["scores"]] == ["eval_loss", "few_shot_half_width"]
+    assert "half_width" not in render_card(facts)
 
 
 @pytest.mark.parametrize("facts", sorted(EXAMPLES.glob("*.json")), ids=lambda path: path.stem)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import re
 import subprocess
@@ -28,7 +29,22 @@ def patch():
 
 
 @pytest.fixture(scope="module")
-def published(tiny, tmp_path_factory, patch):
+def logs():
+    """What the loggers of ours and of the libraries below say, in one text."""
+    said = io.StringIO()
+    handler, names = logging.StreamHandler(said), ("hf_infinite_lr", "huggingface_hub", "transformers", "httpx2")
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).addHandler(handler)
+        logging.getLogger(name).setLevel(logging.INFO)
+    yield said
+    for name, level in levels.items():
+        logging.getLogger(name).removeHandler(handler)
+        logging.getLogger(name).setLevel(level)
+
+
+@pytest.fixture(scope="module")
+def published(tiny, tmp_path_factory, patch, logs):
     """A run of three tasks with its trunks on a Hub that fails once at every call."""
     home = tmp_path_factory.mktemp("planteduser")
     patch.setenv("HOME", str(home))
@@ -113,7 +129,7 @@ def test_a_trunk_that_is_not_what_its_manifest_says_is_refused_before_it_is_read
 
 
 @pytest.mark.pictures
-def test_nothing_published_names_this_machine_its_user_or_a_token(published, caplog):
+def test_nothing_published_names_this_machine_its_user_or_a_token(published, logs):
     hub, _, run = published
     forbidden = [*PLANTED, str(run), str(run.parent)]
     names = set()
@@ -125,6 +141,9 @@ def test_nothing_published_names_this_machine_its_user_or_a_token(published, cap
     assert "training_args.bin" not in names
     kept = [path for path in run.rglob("*") if path.is_file() and path.suffix in (".json", ".md", ".bin", ".pt")]
     assert not [path for path in kept if b"hf_plantedtoken" in path.read_bytes()]
+    for words in ("published releases/03-c as task-03-c of user/model", "is tried again in", "/api/repos/create"):
+        assert words in logs.getvalue(), "the loggers were heard"
+    assert "hf_plantedtoken" not in logs.getvalue()
     recipe = yaml.safe_load(hub.files("task-01-a")["recipe.yaml"])
     assert recipe["tasks"][1]["data_files"] == "b.jsonl"
     assert not [key for key in recipe if key.startswith(("hub_", "push_"))]
@@ -219,3 +238,63 @@ conftest.run({str(tmp_path / "run")!r}, resume=True, evaluate_on="none", push_to
         subprocess.run([sys.executable, "-c", script], env=environment, stdout=subprocess.DEVNULL, check=True)
         names = ("01-a", "02-b", "03-c")
         assert hub.titles() == [title for name in names for title in (f"release {name}", f"Card of release {name}")]
+
+
+RECIPE = {
+    "objective": "causal_lm",
+    "model_type": "llama",
+    "config_overrides": {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    },
+    "tokenizer_name": "byte",
+    "block_size": 64,
+    "tasks": [{"name": name, "builtin": name, "max_bytes": 60_000, "eval_bytes": 4096} for name in ("docs", "cpp")],
+    "task_steps": 10,
+    "lr_scheduler_type": "infinite",
+    "save_strategy": "no",
+    "report_to": "none",
+    "use_cpu": True,
+    "output_dir": "run",
+    "push_to_hub": True,
+    "hub_model_id": "user/model",
+    "hub_strategy": "all_checkpoints",
+}
+
+
+@pytest.mark.slow
+def test_the_commands_of_a_published_card_continue_bit_for_bit_and_anneal(tmp_path, tiny):
+    home = tmp_path / "planteduser"
+    home.mkdir()
+    (home / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    with LoopbackHub() as hub:
+        planted = {
+            "HOME": str(home),
+            "USER": "planteduser",
+            "HF_TOKEN": "hf_plantedtoken",
+            "HF_HOME": str(home / "hf"),
+        }
+        environment = {**os.environ, **planted, "PATH": tools, "HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0"}
+
+        def said_by(commands):
+            done = subprocess.run(
+                ["bash", "-ec", commands], cwd=home, env=environment, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr
+            return done.stdout + done.stderr
+
+        said = said_by("hf-infinite-lr train --config recipe.yaml")
+        assert "hf_plantedtoken" in hub.tokens
+        card = hub.files("task-01-docs")["README.md"].decode()
+        blocks = re.findall(r"```bash\n(.*?)```", card, re.DOTALL)
+        assert [block.split()[:2] for block in blocks] == [["hf", "download"]] * 2
+        said += "".join(map(said_by, blocks))
+        for name, content in hub.everything():
+            assert not [word for word in PLANTED if word.encode() in content], name
+    assert "hf_plantedtoken" not in said
+    ends = [tiny.weights(home / run / "releases" / "02-cpp") for run in ("run", "continued/run")]
+    assert tiny.same_tensors(*ends)
+    assert list((home / "annealed").rglob("model.safetensors"))

@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from hf_infinite_lr.announcement import format_rate
 from hf_infinite_lr.report.table import NOTHING, count, markdown, number, seconds
 
-from .metadata import card_metadata
+from .metadata import card_metadata, scores_of
 from .queue import tag_of
 from .templates import template_folder
 
@@ -99,6 +99,7 @@ def _words(facts: Mapping[str, Any], repo_id: str | None) -> dict[str, Any]:
     tag = tag_of("release", facts["directory"])
     path = f"{facts['output_dir']}/releases/{facts['directory']}"
     trunk_on_hub = bool(repo_id and facts["hub"]["trunks"])
+    told = scores_of(facts)
     return {
         **facts,
         "repo_id": repo_id,
@@ -109,9 +110,10 @@ def _words(facts: Mapping[str, Any], repo_id: str | None) -> dict[str, Any]:
         "trunk_on_hub": trunk_on_hub,
         "glance_table": markdown(_glance(facts, trunk_on_hub)),
         "stream_table": markdown(_stream_rows(facts)),
-        "shown": [scores for scores in facts["scores"] if scores["shown"]],
-        "score_tables": {scores["metric"]: markdown(_score_rows(scores)) for scores in facts["scores"]},
-        "number_table": markdown(_number_rows(facts["scores"])) if facts["scores"] else "",
+        "scores": told,
+        "shown": [scores for scores in told if scores["shown"]],
+        "score_tables": {scores["metric"]: markdown(_score_rows(scores)) for scores in told},
+        "number_table": markdown(_number_rows(told)) if told else "",
         "settings_table": markdown(_pairs({**facts["settings"], **_schedule_settings(facts["schedule"])})),
         "versions_line": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
         "train_seconds": seconds(facts["compute"].get("train_seconds")),

@@ -34,6 +34,15 @@ def card_metadata(facts: Mapping[str, Any], repo_id: str | None) -> ModelCardDat
     )
 
 
+def scores_of(facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The scores that a card tells: the half-width of an interval belongs to a score and is none that is learned.
+
+    Args:
+        facts (`Mapping`): From [`~hf_infinite_lr.hub.facts.release_facts`].
+    """
+    return [scores for scores in facts["scores"] if not scores["metric"].endswith("half_width")]
+
+
 def _pipeline(model: Mapping[str, Any]) -> str | None:
     if model["causal"]:
         return "text-generation"
@@ -41,7 +50,7 @@ def _pipeline(model: Mapping[str, Any]) -> str | None:
 
 
 def _results(facts: Mapping[str, Any], task_type: str) -> Iterator[EvalResult]:
-    for scores in facts["scores"]:
+    for scores in scores_of(facts):
         for row in scores["last"]:
             if row is None or row["value"] is None or not math.isfinite(row["value"]):
                 continue
@@ -72,7 +81,7 @@ def evaluation_entries(facts: Mapping[str, Any]) -> bytes | None:
                 f"{'higher' if scores['higher_is_better'] else 'lower'} is better"
             ),
         )
-        for scores in facts["scores"]
+        for scores in scores_of(facts)
         if scores["shown"]
         for row in scores["last"]
         if row is not None and row["dataset"] and row["value"] is not None and math.isfinite(row["value"])

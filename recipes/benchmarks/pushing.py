@@ -1,12 +1,18 @@
 """Steps per second of a training while it publishes against the same training while it does not, within one run.
 
-    python recipes/benchmarks/pushing.py [--pairs 12] [--megabytes_per_second 4]
+    python recipes/benchmarks/pushing.py [--rounds 150] [--megabytes_per_second 4]
 
-One process trains and now and then publishes a release in the background, as ContinualTrainer does, to a Hub of the
+One process trains and again and again publishes a release in the background, as ContinualTrainer does, to a Hub of the
 tests in a process of its own that reads no faster than it is told and makes way for the training; weights go to its
-large file storage, as on the real one. After each publication follow as many steps without one as fell into it. What
-is printed is the median over these pairs of the ratio of their steps per second, with a 95 % interval of that median,
-and the share of one core that the sending thread took.
+large file storage, as on the real one. A publication takes about a second, and after each follow as many steps without
+one as fell into it, so that a round lasts two seconds and a slow moment of the machine meets both sides of it. Each
+block of steps that publish is held against the mean of the two blocks without on both its sides, which a steady drift
+leaves as it is.
+
+Printed are the median over the rounds of the ratio of steps per second, with a 95 % interval of that median; the same
+ratio between the two quiet blocks of each round, whose true value is 1 and whose interval says how fine the
+measurement was; and the share of one core that the sending thread took. The means are of whole blocks, so that a rare
+long stop counts for what it costs.
 """
 
 import argparse
@@ -63,7 +69,7 @@ def _tell_nobody(_publication, _repo_id):
     """Nothing is printed while it is measured."""
 
 
-def watch_of(pairs, folder):
+def watch_of(rounds, folder):
     """A callback that publishes and counts the steps with and without."""
     from transformers import TrainerCallback
 
@@ -73,10 +79,10 @@ def watch_of(pairs, folder):
 
     class Watch(TrainerCallback):
         def __init__(self):
-            self.queues = [publication_of(Path(folder) / f"published-{n}", n + 1) for n in range(pairs + 1)]
+            self.queues = [publication_of(Path(folder) / f"published-{n}", n + 1) for n in range(rounds)]
             self.thread, self.cpu_seconds, self.wall_seconds = None, 0.0, 0.0
-            self.seconds, self.quiet_steps, self.pairs = [], UNCOUNTED, []
-            self.publishing = []
+            self.seconds, self.quiet_steps = [], UNCOUNTED
+            self.blocks = []
 
         def send(self, queue):
             make_way()
@@ -93,27 +99,30 @@ def watch_of(pairs, folder):
         def on_step_end(self, args, state, control, **kwargs):
             self.seconds.append(time.perf_counter() - self.since)
             if self.thread is not None and not self.thread.is_alive():
-                self.publishing, self.quiet_steps = self.seconds, len(self.seconds)
-                self.thread, self.seconds = None, []
+                self.quiet_steps, self.thread = len(self.seconds), None
+                self._close_block()
             elif self.thread is None and len(self.seconds) >= self.quiet_steps:
-                if self.publishing:
-                    self.pairs.append((statistics.mean(self.seconds), statistics.mean(self.publishing)))
-                self.seconds = []
+                self._close_block()
                 control.should_training_stop = not self.queues
                 if self.queues:
                     self.thread = threading.Thread(target=self.send, args=(self.queues.pop(0),), daemon=True)
                     self.thread.start()
 
+        def _close_block(self):
+            """Blocks without publishing and with it follow each other; the first and the last are without."""
+            self.blocks.append(statistics.mean(self.seconds))
+            self.seconds = []
+
     return Watch()
 
 
-def measure(pairs):
+def measure(rounds):
     from hf_infinite_lr import ContinualTrainer, ContinualTrainingArguments
     from hf_infinite_lr.objectives.packing import causal_lm_collator
 
     data, model = data_and_model(2000)
     with tempfile.TemporaryDirectory() as folder:
-        watch = watch_of(pairs, folder)
+        watch = watch_of(rounds, folder)
         args = ContinualTrainingArguments(
             **common(str(Path(folder) / "run"), 100_000),
             lr_scheduler_kwargs={"num_cooldown_steps": 0, "constant_lr_ratio": 1, "num_anneal_steps": 0},
@@ -131,7 +140,7 @@ def measure(pairs):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=150)
     parser.add_argument("--megabytes_per_second", type=float, default=4.0)
     arguments = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
@@ -141,11 +150,15 @@ def main():
     from huggingface_hub import constants
 
     constants.ENDPOINT, constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET = endpoint.get(), False, True
-    watch = measure(arguments.pairs)
+    watch = measure(arguments.rounds)
     done.set()
-    quiet, publishing = zip(*watch.pairs[1:], strict=True)
+    # The first publication opens the client's connection, and the quiet block before it warms up the training.
+    blocks = watch.blocks[2:]
+    before, publishing, after = blocks[:-1:2], blocks[1::2], blocks[2::2]
+    quiet = [(one + other) / 2 for one, other in zip(before, after, strict=True)]
     print(f"batches of {BATCH}; {watch.wall_seconds:.1f} s of publishing at {arguments.megabytes_per_second} MB/s")
-    print(f"publishing / not publishing, steps per second: {spread(quiet, publishing)}")
+    print(f"publishing / not publishing, steps per second, {len(quiet)} rounds: {spread(quiet, publishing)}")
+    print(f"not publishing / not publishing: {spread(before, after)}")
     print(f"the sending thread took {100 * watch.cpu_seconds / watch.wall_seconds:.1f} % of one core while it sent")
 
 
