@@ -21,6 +21,7 @@ HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent / "studies"))
 
 from study import commit  # noqa: E402  # the rules of evidence are those of the studies
+from trial import without_reports  # noqa: E402
 from verdicts import Difference  # noqa: E402
 
 PRETRAINING = HERE.parent / "mae-digits-glyphs-photos" / "infinite.yaml"
@@ -52,7 +53,8 @@ def train(path: Path, folder: Path, seed: int, **changes: Any) -> Any:
     fixed = {"output_dir": str(folder), "seed": seed, **_QUIET, **changes}
     recipe = load_recipe(path, [f"--{key}={json.dumps(value)}" for key, value in fixed.items()])
     trainer = recipe.trainer()
-    trainer.train(recipe.arguments.resume_from_checkpoint)
+    with without_reports():
+        trainer.train(recipe.arguments.resume_from_checkpoint)
     return trainer
 
 
