@@ -218,6 +218,8 @@ MERGE_METHODS = ("ema", "first")
 class MergeSettings:
     """What a run merges each task's model with, `merge` of its arguments.
 
+    A LoRA adapter is merged by PEFT's `svd`, which keeps its rank.
+
     Args:
         method (`str`):
             `ema`: the running average m_k = weight theta_k + (1 - weight) m_(k-1) of the models theta_k at the tasks'
