@@ -35,7 +35,11 @@ def table_lines(comparison: Comparison, columns: Mapping[str, str]) -> Iterator[
     """Means over the seeds with 95 % intervals, a row for each arm."""
     runs = whole_runs(comparison)
     if not runs:
-        yield "Not run yet."
+        kept = len(comparison.records("report"))
+        yield (
+            f"**Not whole yet**: {kept} runs are kept; the table stands here once two seeds have every arm. The same "
+            "command does what is missing."
+        )
         yield ""
         return
     yield f"| arm | {' | '.join(columns.values())} | CPU seconds |"
@@ -77,11 +81,17 @@ def search_lines(comparison: Comparison) -> Iterator[str]:
 
 
 def verdicts() -> Iterator[str]:
-    """The verdicts on the learners after the last task, as they also stand in the README of the project."""
+    """The verdicts as they also stand in the README of the project, on the learners after the last task."""
     runs = whole_runs(LEARNERS)
     for claim in LEARNERS.claims:
         if runs and claim.measure == "final_average":
             yield f"`{claim.first}` above `{claim.second}` {claim.verdict(runs)}"
+    runs = whole_runs(PRESERVING)
+    if not runs:
+        yield "`attention_preserving` not compared yet"
+    for claim in PRESERVING.claims:
+        if runs and claim.second == "finetuning":
+            yield f"`{claim.first}` {claim.text} {claim.verdict(runs)}"
 
 
 def cost_lines() -> Iterator[str]:
