@@ -8,30 +8,31 @@ import re
 import shutil
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, is_peft_available
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+from .merging_adapters import merge_adapters
 
 LINEAR = "linear"
-_MERGED = "merged"
 _OF_THE_MODEL = re.compile(r".*(config|token|vocab).*\.json|.*\.(model|txt|jinja)")
 """Files beside the weights that `from_pretrained` of models, tokenizers and processors reads."""
 
 
 def merge_checkpoints(
-    paths: Sequence[str | Path], weights: Sequence[float], method: str = LINEAR, *, output_dir: str | Path
+    paths: Sequence[str | Path], weights: Sequence[float], method: str | None = None, *, output_dir: str | Path
 ) -> Path:
     """Merges saved models of one architecture into a new one, which loads by `from_pretrained`.
 
     Whole models are read and written tensor by tensor, so that a few tensors are in memory however large the models
     are; the mean is taken in float32 at least and stored in the first one's type. Tied tensors stand in a file once
     and stay tied. Adapters are merged by PEFT's `add_weighted_adapter` with their base model in memory: of a LoRA its
-    `linear` is a rough mean that keeps the rank, `svd` a close one, and `cat` the exact one, whose rank is the sum.
+    `svd` is the nearest one to the mean that keeps the rank, and `cat` the mean itself, whose rank is the sum. PEFT's
+    `linear` is no mean: of an adapter and itself it makes twice the adapter.
 
     Running averages and means with the first model are what Roth et al. 2024 (arXiv 2408.14471) merge along a stream.
 
@@ -40,9 +41,9 @@ def merge_checkpoints(
             Two folders or more, as releases are: with safetensors, whole or in shards. The other files (configuration,
             tokenizer) are the first one's.
         weights (`Sequence[float]`): One for each; those of whole models add up to 1.
-        method (`str`, defaults to `"linear"`):
-            `linear`, the weighted mean; of adapters also any other `combination_type` of PEFT that needs no more
-            arguments.
+        method (`str`, *optional*):
+            Of whole models `linear`, the weighted mean; of adapters any `combination_type` of PEFT that needs no more
+            arguments, and if nothing is said `svd`.
         output_dir (`str`): A folder that is not there yet.
 
     Returns:
@@ -71,9 +72,9 @@ def merge_checkpoints(
     aside.mkdir(parents=True)
     try:
         if all(adapters):
-            _merge_adapters(folders, weights, method, aside)
+            merge_adapters(folders, weights, method, aside)
         else:
-            _merge_whole(folders, weights, method, aside)
+            _merge_whole(folders, weights, method or LINEAR, aside)
         os.rename(aside, target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -110,6 +111,15 @@ def weighted_mean(tensors: Iterable[torch.Tensor], weights: Sequence[float]) -> 
     return total.to(first.dtype)
 
 
+def stored_tensor(path: Path, name: str) -> torch.Tensor:
+    """Reads one tensor of a safetensors file, which is opened for it alone: an open file is mapped, and every page
+    that was once read would stay in memory until it is closed.
+    """
+    with safe_open(path, framework="pt") as file:
+        tensor: torch.Tensor = file.get_tensor(name)
+        return tensor
+
+
 # ---- Whole models --------------------------------------------------------------------------------------------------
 
 
@@ -118,12 +128,11 @@ def _merge_whole(folders: Sequence[Path], weights: Sequence[float], method: str,
         raise ValueError(f"method={method!r} is one of adapters at most; whole models are merged by 'linear'.")
     if abs(sum(weights) - 1) > 1e-6:
         raise ValueError(f"weights={list(weights)} add up to {sum(weights)}, but must add up to 1.")
-    with ExitStack() as stack:
-        models = [_StoredModel(folder, stack) for folder in folders]
-        for other in models[1:]:
-            models[0].check_like(other)
-        for file in models[0].files:
-            _write_like(file, models, weights, target / file.name)
+    models = [_StoredModel(folder) for folder in folders]
+    for other in models[1:]:
+        models[0].check_like(other)
+    for file in models[0].files:
+        _write_like(file, models, weights, target / file.name)
     for path in folders[0].iterdir():
         if path.name == SAFE_WEIGHTS_INDEX_NAME or (path.is_file() and _OF_THE_MODEL.fullmatch(path.name)):
             shutil.copyfile(path, target / path.name)
@@ -132,21 +141,18 @@ def _merge_whole(folders: Sequence[Path], weights: Sequence[float], method: str,
 class _StoredModel:
     """The tensors of a folder, in one file or in shards, read when they are asked for."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.files = _weight_files(folder)
-        self._places = {}
+        self._places: dict[str, Path] = {}
+        self._shapes: dict[str, list[int]] = {}
         for path in self.files:
-            file = stack.enter_context(safe_open(path, framework="pt"))
-            self._places.update(dict.fromkeys(file.keys(), file))
-
-    def shape(self, name: str) -> list[int]:
-        shape: list[int] = self._places[name].get_slice(name).get_shape()
-        return shape
+            with safe_open(path, framework="pt") as file:
+                self._places |= dict.fromkeys(file.keys(), path)
+                self._shapes |= {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
 
     def tensor(self, name: str) -> torch.Tensor:
-        tensor: torch.Tensor = self._places[name].get_tensor(name)
-        return tensor
+        return stored_tensor(self._places[name], name)
 
     def check_like(self, other: _StoredModel) -> None:
         """Refuses a model with other tensors."""
@@ -157,10 +163,10 @@ class _StoredModel:
                     f" ({len(lacking)} in all); only models of one architecture can be merged."
                 )
         for name in self._places:
-            if self.shape(name) != other.shape(name):
+            if self._shapes[name] != other._shapes[name]:
                 raise ValueError(
-                    f"paths: tensor {name!r} has shape {self.shape(name)} in {str(self.folder)!r} and"
-                    f" {other.shape(name)} in {str(other.folder)!r}; only models of one architecture can be merged."
+                    f"paths: tensor {name!r} has shape {self._shapes[name]} in {str(self.folder)!r} and"
+                    f" {other._shapes[name]} in {str(other.folder)!r}; only models of one architecture can be merged."
                 )
 
 
@@ -203,43 +209,6 @@ def _merged(name: str, models: Sequence[_StoredModel], weights: Sequence[float])
     return first
 
 
-# ---- Adapters ------------------------------------------------------------------------------------------------------
-
-
-def _merge_adapters(folders: Sequence[Path], weights: Sequence[float], method: str, target: Path) -> None:
-    if not is_peft_available():
-        raise ValueError("paths: merging adapters needs PEFT: pip install 'hf_infinite_lr[peft]'.")
-    from peft import PeftConfig, PeftModel, PeftType
-
-    for folder in folders:
-        if (kind := PeftConfig.from_pretrained(str(folder)).peft_type) != PeftType.LORA:
-            raise ValueError(f"paths: the adapter {str(folder)!r} is of type {kind}; only LoRA can be merged.")
-    names = [f"adapter_{place}" for place in range(len(folders))]
-    try:
-        model = PeftModel.from_pretrained(_base_of(folders[0]), str(folders[0]), adapter_name=names[0])
-        for folder, name in zip(folders[1:], names[1:], strict=True):
-            model.load_adapter(str(folder), adapter_name=name)
-        model.add_weighted_adapter(names, list(weights), _MERGED, combination_type=method)
-    except (ValueError, RuntimeError) as error:
-        cause = " ".join(str(error).split())
-        raise ValueError(f"paths: PEFT cannot merge {[str(folder) for folder in folders]}: {cause}") from error
-    model.save_pretrained(str(target), selected_adapters=[_MERGED])
-    for path in (target / _MERGED).iterdir():
-        path.rename(target / path.name)
-    (target / _MERGED).rmdir()
-
-
-def _base_of(folder: Path) -> Any:
-    """The model that an adapter was trained on, in memory."""
-    import transformers
-    from peft import PeftConfig
-
-    config = PeftConfig.from_pretrained(str(folder))
-    name, revision = config.base_model_name_or_path, config.revision or "main"
-    architecture = transformers.AutoConfig.from_pretrained(name, revision=revision).architectures[0]
-    return getattr(transformers, architecture).from_pretrained(name, revision=revision)
-
-
 # ---- Along a run ---------------------------------------------------------------------------------------------------
 
 MERGE_METHODS = ("ema", "first")
@@ -248,6 +217,8 @@ MERGE_METHODS = ("ema", "first")
 @dataclass(frozen=True)
 class MergeSettings:
     """What a run merges each task's model with, `merge` of its arguments.
+
+    A LoRA adapter is merged by PEFT's `svd`, which keeps its rank.
 
     Args:
         method (`str`):

@@ -1,6 +1,8 @@
 """Runs whose releases are merged along the stream."""
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from hf_infinite_lr.config import ContinualTrainingArguments
 from hf_infinite_lr.merging import MergeSettings
@@ -107,12 +109,67 @@ def test_bad_settings_are_refused(changes, sentence, tmp_path):
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-def test_adapters_are_refused(tiny, tmp_path, monkeypatch):
+@pytest.fixture
+def adapted(tiny, monkeypatch):
+    """Lets runs train a LoRA adapter with these fields."""
     peft = pytest.importorskip("peft")
-    adapted = peft.get_peft_model(tiny.model(), peft.LoraConfig(target_modules=["q_proj"]))
-    monkeypatch.setattr(tiny, "model", lambda dropout: adapted)
-    with pytest.raises(ValueError, match=r"merge.method='ema' cannot be used with an adapter"):
+    fresh = tiny.model
+
+    def adapt(**fields):
+        config = peft.LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], **fields})
+        monkeypatch.setattr(tiny, "model", lambda dropout=0.1: peft.get_peft_model(fresh(dropout), config))
+
+    return adapt
+
+
+def deltas(folder):
+    """What a saved adapter adds to each weight, at alpha 8."""
+    stored = load_file(folder / "adapter_model.safetensors")
+    downs = [name for name in stored if "lora_A" in name or "lora_embedding_A" in name]
+    return {name: 8 / len(stored[name]) * stored[name.replace("_A", "_B")] @ stored[name] for name in downs}
+
+
+def nearest(matrix, rank):
+    """The nearest matrix of a rank, by Eckart and Young."""
+    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+    return u[:, :rank] * s[:rank] @ v[:rank]
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`:UserWarning")
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_adapters_are_merged_along_the_run_by_peft(adapted, tiny, tmp_path):
+    targets = ["q_proj", "v_proj", "embed_tokens"]
+    adapted(target_modules=targets, rank_pattern={"v_proj": 2})
+    settings = {"tasks": tiny.data("ab"), "learning_rate": 0.1, "evaluate_on": "none"}
+    plain = tiny.run(tmp_path / "plain", **settings)
+    done = tiny.run(tmp_path / "ema", merge={"method": "ema", "weight": 0.25}, **settings)
+    own, found = ([deltas(run / "releases" / name) for name in ("01-a", "02-b")]
+                  for run in (tmp_path / "plain", tmp_path / "ema"))  # fmt: skip
+    assert len(own[0]) == len(targets)
+    for name in own[0]:
+        assert torch.equal(found[0][name], own[0][name])
+        expected = nearest(0.25 * own[1][name] + 0.75 * found[0][name], 2 if "v_proj" in name else 4)
+        assert torch.allclose(found[1][name], expected, atol=1e-5)
+        assert not torch.allclose(found[1][name], own[1][name], atol=1e-3)
+    training = [[log["loss"] for log in run.watch.logs if "loss" in log] for run in (plain, done)]
+    assert training[0] == training[1]
+    assert list(done.model.peft_config) == ["default"]
+    trained = [[name for name, part in run.model.named_parameters() if part.requires_grad] for run in (plain, done)]
+    assert trained[0] == trained[1] != []
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [
+        ({"modules_to_save": ["lm_head"]}, r"with modules_to_save=\['lm_head'\]"),
+        ({"target_modules": ["q_proj"], "use_dora": True}, "with use_dora=True"),
+        ({"target_modules": ["q_proj"], "bias": "all"}, "with bias='all'"),
+    ],
+)
+def test_adapters_that_peft_does_not_merge_are_refused(fields, fault, adapted, tiny, tmp_path):
+    adapted(**fields)
+    with pytest.raises(ValueError, match=f"merge.method='ema' cannot be used with an adapter {fault}, which PEFT"):
         tiny.trainer(tmp_path, merge="ema")
 
 

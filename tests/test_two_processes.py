@@ -61,7 +61,7 @@ def steps(parts, num_steps):
 
 
 def test_two_processes_are_one(tmp_path, tiny):
-    settings = {"replay_fraction": 0.25, "anneal_budget": "extra", "evaluate_on": "none"}
+    settings = {"replay_fraction": 0.25, "anneal_budget": "extra", "evaluate_on": "none", "merge": "first"}
     one = tiny.run(tmp_path / "one", tiny.data("ab"), noise=False, dropout=0.0, **settings)
     two = launch(tmp_path / "two", per_device_train_batch_size=4, **settings)
     num_steps = one.plan.num_steps
@@ -99,7 +99,7 @@ def test_two_processes_keep_the_same_samples_of_a_stream(tmp_path, tiny):
 
 
 def test_two_processes_evaluate_and_resume(tmp_path, tiny):
-    settings = {"per_device_train_batch_size": 4, "save_steps": 3}
+    settings = {"per_device_train_batch_size": 4, "save_steps": 3, "merge": "ema"}
     whole = launch(tmp_path / "whole", **settings)
     shutil.copytree(tmp_path / "whole", tmp_path / "parts")
     for later in ("checkpoint-14", "checkpoint-12", "trunk/02-b", "releases/02-b", "task_matrix.json"):

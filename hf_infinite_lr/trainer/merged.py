@@ -10,6 +10,7 @@ from typing import Any
 from transformers.utils import is_peft_available
 
 from hf_infinite_lr.merging import MergeSettings
+from hf_infinite_lr.merging_adapters import fault_of_adapter
 from hf_infinite_lr.stream.plan import StreamPlan, TaskPlan
 
 from . import checkpoints
@@ -48,11 +49,9 @@ class MergedReleases(Host):
         if is_peft_available():
             from peft import PeftModel
 
-            if isinstance(self._unwrapped(), PeftModel):
-                raise ValueError(
-                    f"{method} cannot be used with an adapter, which PEFT merges beside its base model; merge the "
-                    "releases afterwards with merge_checkpoints."
-                )
+            model = self._unwrapped()
+            if isinstance(model, PeftModel) and (fault := fault_of_adapter(model)):
+                raise ValueError(f"{method} cannot be used with an adapter {fault}, which PEFT does not merge.")
 
     def _begin_merging(self) -> None:
         """Before the first step of a fresh run: keeps the model that it begins with."""

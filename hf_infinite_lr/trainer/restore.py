@@ -21,7 +21,9 @@ from transformers.utils import (
     is_peft_available,
 )
 
-from hf_infinite_lr.merging import weighted_mean
+from hf_infinite_lr.merging import stored_tensor, weighted_mean
+from hf_infinite_lr.merging_adapters import blend_adapter
+from hf_infinite_lr.stream.loading import kept_rng
 
 _LOADING_FAULTS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 
@@ -40,7 +42,7 @@ def restore_weights(model: torch.nn.Module, directory: Path) -> None:
 
 
 def blend_weights(model: torch.nn.Module, directory: Path, weight: float) -> None:
-    """Makes a model the mean of itself and of saved weights, one tensor at a time.
+    """Makes a model the mean of itself and of saved weights, one tensor at a time; of an adapter as PEFT takes it.
 
     Args:
         model (`torch.nn.Module`): The unwrapped model.
@@ -50,6 +52,13 @@ def blend_weights(model: torch.nn.Module, directory: Path, weight: float) -> Non
     Raises:
         ValueError: as [`restore_weights`].
     """
+    if is_peft_available():
+        from peft import PeftModel
+
+        if isinstance(model, PeftModel):
+            with kept_rng():
+                blend_adapter(model, directory, weight)
+            return
 
     def blend(target: torch.Tensor, tensor: torch.Tensor) -> None:
         if target.is_floating_point():
@@ -112,8 +121,9 @@ def _stored_names(directory: Path) -> Iterator[str]:
 def _stored_tensors(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
     for path in _weight_files(directory):
         with safe_open(path, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118  # a safetensors file is no mapping
-                yield key, file.get_tensor(key)
+            names = list(file.keys())
+        for name in names:
+            yield name, stored_tensor(path, name)
 
 
 def _weight_files(directory: Path) -> list[Path]:

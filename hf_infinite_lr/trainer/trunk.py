@@ -12,6 +12,7 @@ import torch
 from transformers.trainer_utils import rotate_checkpoints
 
 from hf_infinite_lr.config import schedule_name
+from hf_infinite_lr.hub import CARD
 from hf_infinite_lr.schedules import Schedule
 from hf_infinite_lr.stream.loading import StreamBatches
 from hf_infinite_lr.stream.plan import StreamPlan, TaskPlan
@@ -135,6 +136,7 @@ class TrunkAndBranches(Engines, Publishing):
             self.record.add_benchmarks(task, self._finished(aside / name))
             if self.args.should_save:
                 self._add_to_release(aside / name)
+                (aside / name / CARD).unlink(missing_ok=True)  # PEFT's own card, which ours replaces after the list
                 checkpoints.write_manifest(aside / name)
                 self._describe_release(aside / name)
                 checkpoints.move_into_place(aside / name, self._output_dir / "releases" / name)

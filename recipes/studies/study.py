@@ -30,10 +30,10 @@ OUT = ROOT / "out" / "studies"
 _CODE = ("hf_infinite_lr", "recipes/studies/*.py", "recipes/studies/*.yaml")
 
 
-def commit(*, quick: bool) -> str:
+def commit(*, quick: bool, code: Sequence[str] = _CODE) -> str:
     """The commit that the runs come from; runs that are reported must not come from changed code."""
     git = ["git", "-C", str(ROOT)]
-    changed = subprocess.run([*git, "status", "--porcelain", "--", *_CODE], capture_output=True, text=True)
+    changed = subprocess.run([*git, "status", "--porcelain", "--", *code], capture_output=True, text=True)
     if changed.stdout and not quick:
         raise SystemExit(f"Commit before a run that is reported; changed are:\n{changed.stdout}")
     return subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()

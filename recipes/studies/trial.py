@@ -48,7 +48,7 @@ def run(study: str, entries: list[dict[str, Any]], changes: dict[str, Any], seed
     quiet()
     started = time.process_time()
     keys = {key: value for key, value in changes.items() if key != FROM_THE_FLOOR}
-    with tempfile.TemporaryDirectory() as folder, _without_reports():
+    with tempfile.TemporaryDirectory() as folder, without_reports():
         keys |= {"tasks": entries, "seed": seed, "output_dir": folder}
         recipe = load_recipe(HERE / f"{study}.yaml", [f"--{key}={json.dumps(value)}" for key, value in keys.items()])
         trainer = recipe.trainer()
@@ -85,7 +85,7 @@ def quiet() -> None:
 
 
 @contextmanager
-def _without_reports() -> Iterator[None]:
+def without_reports() -> Iterator[None]:
     """A report with pictures for every release would take longer than these runs."""
     room = "hf_infinite_lr.trainer"
     with patch(f"{room}.publishing.write_report_of"), patch(f"{room}.mixin.write_report"):
