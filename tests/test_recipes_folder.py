@@ -31,15 +31,15 @@ PARAMETERS = {
 }
 
 
-def script(name):
-    sys.path.insert(0, str(DEMO))
+def script(name, folder=DEMO):
+    sys.path.insert(0, str(folder))
     try:
-        spec = importlib.util.spec_from_file_location(name, DEMO / f"{name}.py")
+        spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module
     finally:
-        sys.path.remove(str(DEMO))
+        sys.path.remove(str(folder))
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*-*/*.yaml")), ids=lambda path: path.stem)
@@ -131,3 +131,13 @@ def test_results_in_the_readme_are_those_of_the_file():
     assert compare.verdict(runs) in readme
     for schedule, values in compare.averages(runs).items():
         assert f"`{schedule}` {', '.join(f'{value:.3f}' for value in values)}" in readme
+
+
+def test_what_the_readme_says_of_probes_is_in_the_file():
+    readme = (RECIPES.parent / "README.md").read_text(encoding="utf-8")
+    folder = RECIPES / "mae-digits-glyphs-photos"
+    runs, gain = json.loads((folder / "results.json").read_text()), script("probe_gain", folder)
+    for schedule in sorted({run["schedule"] for run in runs}):
+        own = [run for run in runs if run["schedule"] == schedule]
+        assert len(own) >= 3
+        assert f"- {gain.verdict(schedule, own, 'linear_accuracy')}" in readme

@@ -17,7 +17,7 @@ because both were made for many times more updates; the ratio of SLCA's two rate
 
 The verdicts are on the accuracy after the last task and on its mean over the tasks (average incremental): `holds`
 where the 95 % interval of the paired difference over the seeds lies above 0, `contradicted` where it lies below.
-page.py makes README.md of the results.
+results_page.py makes README.md of the results.
 """
 
 from paired import HERE, RECIPE, Claim, Comparison, entry, main, pretrained, train

@@ -18,7 +18,7 @@ its last quarter alone; what the backbone is worth for other tasks takes no part
 and the weight of the penalty were set beforehand.
 
 `holds` where the 95 % interval of the paired difference over the seeds lies above 0 (minus the two points in the first
-claim), `contradicted` where it lies below. page.py makes README.md of the results.
+claim), `contradicted` where it lies below. results_page.py makes README.md of it.
 """
 
 from string import ascii_lowercase
