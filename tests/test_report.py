@@ -137,6 +137,7 @@ def test_the_report_holds_tables_pictures_and_links(run):
     assert sorted(path.name for path in file.parent.iterdir()) == [
         "learning_rate.png",
         "loss.png",
+        "metrics.json",
         "report.md",
         "task_matrix.bits_per_byte.png",
         "task_matrix.eval_loss.png",
@@ -154,6 +155,15 @@ def test_the_report_holds_tables_pictures_and_links(run):
     assert ["`train_seconds`", "61.25"] in rows
     assert "nats per token" in text
     assert str(run.parent) not in text
+
+
+def test_json_has_every_number_with_its_convention(run):
+    found = json.loads((write_report(run).parent / "metrics.json").read_text())
+    assert found["conventions"] == DESCRIPTIONS
+    assert found["metrics"].keys() == {"eval_loss", "bits_per_byte"}
+    assert all(numbers.keys() == DESCRIPTIONS.keys() for numbers in found["metrics"].values())
+    assert found["metrics"]["bits_per_byte"]["final_average"] == 2.5
+    assert found["metrics"]["eval_loss"]["forgetting_from_best_earlier"] is None
 
 
 def test_the_same_run_gives_the_same_report(run, tmp_path):

@@ -16,6 +16,7 @@ from hf_infinite_lr.report.table import NOTHING, count, markdown, number
 
 REPORT_FOLDER = "report"
 REPORT_FILE = "report.md"
+METRICS_FILE = "metrics.json"
 
 _LARGEST_PICTURE = 100
 """Columns of the largest matrix that is drawn: a picture of more takes minutes and cannot be read."""
@@ -23,7 +24,7 @@ _LARGEST_PICTURE = 100
 
 def write_report(run_dir: str | os.PathLike[str]) -> Path:
     """
-    Write `report/` of one run: `report.md` and its pictures.
+    Write `report/` of one run: `report.md`, its pictures, and all metrics of its matrices as `metrics.json`.
 
     The files of the run are read and nothing else, so the same run gives the same report. Each file is replaced whole.
 
@@ -69,7 +70,15 @@ def write_report_of(run: Run, folder: Path) -> Path:
     for title, key in (("Compute", "compute"), ("Settings", "settings"), ("Versions", "versions")):
         if run.state.get(key):
             sections += [f"## {title}", _mapping_table(run.state[key])]
+    if run.matrices:
+        write_text(_metrics(run), folder / METRICS_FILE)
     return write_text("\n\n".join(sections) + "\n", folder / REPORT_FILE)
+
+
+def _metrics(run: Run) -> str:
+    """Every number of every matrix, and what each key means."""
+    numbers = {matrix.metric: summary(matrix) for matrix in run.matrices}
+    return json.dumps({"schema_version": 1, "conventions": DESCRIPTIONS, "metrics": numbers}, indent=2) + "\n"
 
 
 def write_text(text: str, target: Path) -> Path:
