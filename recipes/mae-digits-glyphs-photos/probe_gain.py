@@ -23,6 +23,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
 SCHEDULES = ("infinite", "cosine_rewarm")
 COLUMN = "digits"
+METRICS = ("linear_accuracy", "knn_accuracy", "nearest_class_mean_accuracy", "few_shot_accuracy")
 _LEFT_OUT = "few_shot_half_width"
 
 
@@ -61,8 +62,8 @@ def verdict(schedule, runs, metric):
     mean, half = mean_and_half_width(differences)
     word = "excludes" if abs(mean) > half else "does not exclude"
     return (
-        f"{schedule}, {metric} on {COLUMN}, after training minus untrained: {100 * mean:+.1f} points, 95 % interval "
-        f"{100 * (mean - half):+.1f} to {100 * (mean + half):+.1f} over {len(differences)} seeds, which {word} 0"
+        f"{schedule}, {metric} on {COLUMN}, after training minus untrained: {100 * mean:+.2f} points, 95 % interval "
+        f"{100 * (mean - half):+.2f} to {100 * (mean + half):+.2f} over {len(differences)} seeds, which {word} 0"
     )
 
 
@@ -89,7 +90,7 @@ def main():
         list(pool.map(one, [item for item in items if item not in known]))
     for schedule in options.schedules:
         own = [run for run in runs if run["schedule"] == schedule and run["seed"] in options.seeds]
-        for metric in ("linear_accuracy", "knn_accuracy", "nearest_class_mean_accuracy", "few_shot_accuracy"):
+        for metric in METRICS:
             print(verdict(schedule, own, metric))
 
 
