@@ -84,14 +84,12 @@ def verdicts() -> Iterator[str]:
     """The verdicts as they also stand in the README of the project, on the learners after the last task."""
     runs = whole_runs(LEARNERS)
     for claim in LEARNERS.claims:
-        if runs and claim.measure == "final_average":
-            yield f"`{claim.first}` above `{claim.second}` {claim.verdict(runs)}"
+        if claim.measure == "final_average":
+            yield f"`{claim.first}` above `{claim.second}`: {claim.verdict(runs)}"
     runs = whole_runs(PRESERVING)
-    if not runs:
-        yield "`attention_preserving` not compared yet"
     for claim in PRESERVING.claims:
-        if runs and claim.second == "finetuning":
-            yield f"`{claim.first}` {claim.text} {claim.verdict(runs)}"
+        if claim.second == "finetuning":
+            yield f"`{claim.first}` {claim.text}: {claim.verdict(runs)}"
 
 
 def cost_lines() -> Iterator[str]:
