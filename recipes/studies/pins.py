@@ -1,5 +1,6 @@
 """The versions that the records were made with: the built-in corpora are the text of these very packages."""
 
+import os
 from pathlib import Path
 
 from hf_infinite_lr.stream.corpora import corpus_versions
@@ -28,5 +29,5 @@ def hold(path: Path) -> None:
         differ = ", ".join(line.removeprefix("# ") for line in kept if line not in lines)
         raise SystemExit(
             f"The records were made with {differ}, and other versions are other data: install them "
-            f"(pip install -e . -c {path.name}), or delete {path.name} and the records to begin anew."
+            f"(pip install -e . -c {os.path.relpath(path)}), or delete that file and the records to begin anew."
         )
