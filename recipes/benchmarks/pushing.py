@@ -6,8 +6,8 @@ One process trains and again and again publishes a release in the background, as
 tests in a process of its own that reads no faster than it is told and makes way for the training; weights go to its
 large file storage, as on the real one. A publication takes a second to three, and after each follow as many steps
 without one as fell into it, so that a slow moment of the machine meets both sides of it. The Hub shares the machine's
-cores with the training; where these are few its work is part of what is measured. Each block of steps that publish is held against the mean of the two blocks without on both its sides, which a steady drift
-leaves as it is.
+cores with the training; where these are few its work is part of what is measured. Each block of steps that publish is
+held against the mean of the two blocks without on both its sides, which a steady drift leaves as it is.
 
 Printed are the median over the rounds of the ratio of steps per second, with a 95 % interval of that median; the same
 ratio between the two quiet blocks of each round, whose true value is 1 and whose interval says how fine the
