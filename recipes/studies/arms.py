@@ -45,7 +45,7 @@ class Table:
 METRICS = {"lm": "bits_per_byte", "mae": "linear_accuracy"}
 SEARCH_SEED = 1000
 
-_RATES = {"lm": (2e-3, 4e-3, 8e-3, 1.6e-2), "mae": (5e-4, 1e-3, 2e-3, 4e-3)}
+_RATES = {"lm": (2e-3, 4e-3, 8e-3, 1.6e-2), "mae": (2.5e-4, 5e-4, 1e-3, 2e-3)}
 _OWN_KNOB = {"infinite": ("constant_lr_ratio", (0.3, 0.75)), "cosine_rewarm": ("min_lr_ratio", (0.1, 0.01))}
 
 
@@ -159,10 +159,10 @@ TABLES = {
             *("infinite_extra", "joint_infinite", "joint_cosine"),
         ),
     ),
-    "mae-no-replay": Table("mae", "three", 0.0, 160, "Masked autoencoders, three tasks, no replay"),
+    "mae-no-replay": Table("mae", "three", 0.0, 400, "Masked autoencoders, three tasks, no replay"),
     "mae-replay": Table(
-        *("mae", "three", 0.05, 160, "Masked autoencoders, three tasks, 5 % replay"),
+        *("mae", "three", 0.05, 400, "Masked autoencoders, three tasks, 5 % replay"),
         searched="mae-no-replay",
     ),
-    "mae-ten": Table("mae", "ten", 0.0, 48, "Masked autoencoders, ten tasks at the same total, no replay"),
+    "mae-ten": Table("mae", "ten", 0.0, 120, "Masked autoencoders, ten tasks at the same total, no replay"),
 }
