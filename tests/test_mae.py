@@ -209,6 +209,17 @@ def test_a_run_leaves_loadable_releases_probe_matrices_and_its_pace(write, tmp_p
         assert torch.equal(loss, plain(ours[IMAGE], noise=ours["noise"]).loss)
 
 
+def test_only_evaluated_columns_are_probed(write, tmp_path):
+    trainer = load_recipe(write(probes=["nearest_class_mean"], probe_samples=50, evaluate_on="seen")).trainer()
+    trainer.train()
+    features = tmp_path / "out/features"
+    parts = {folder.name: {path.stem for path in folder.iterdir()} for folder in features.iterdir()}
+    both = {"one-train", "one-held_out", "two-train", "two-held_out"}
+    assert parts == {"untrained": both, "01-one": {"one-train", "one-held_out"}, "02-two": both}
+    matrix = matrices(tmp_path / "out")["task_matrix.nearest_class_mean_accuracy.json"]["matrix"]
+    assert [[cell is None for cell in row] for row in matrix] == [[False, True], [False, False]]
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_resumed_run_is_the_same_bit_for_bit(write, tmp_path, tiny, workers):
     settings = {"probes": ["linear_seen"], "probe_samples": 50, "dataloader_num_workers": workers}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from transformers import ViTMAEForPreTraining
 
 from hf_infinite_lr.evaluation.features import FeatureCache, Features, extract, fingerprint_of
 from hf_infinite_lr.evaluation.finetuning import finetuned_predictions
-from hf_infinite_lr.evaluation.probes import FINETUNING, ProbeArguments, Probed, probe_scores
+from hf_infinite_lr.evaluation.probes import CLASSIFIERS, FINETUNING, ProbeArguments, Probed, probe_scores
 from hf_infinite_lr.evaluation.sharpness import sharpness
 from hf_infinite_lr.evaluation.similarity import linear_cka
 from hf_infinite_lr.plots.png import write_png
@@ -76,13 +76,16 @@ class AutoencoderScores:
     def __init__(self, arguments: ProbeArguments, collate: ImageBatches, columns: Mapping[str, ImageColumn]) -> None:
         self.arguments, self.collate, self.columns = arguments, collate, columns
 
-    def __call__(self, trainer: Any, release: str, learned: Sequence[str]) -> dict[str, dict[str, float]]:
+    def __call__(
+        self, trainer: Any, release: str, columns: Sequence[str], learned: Sequence[str]
+    ) -> dict[str, dict[str, float]]:
         """
         Scores the model of a trainer as it is; where its weights are cut or in half precision, a plain copy of it.
 
         Args:
             trainer ([`ContinualTrainer`]): In the middle of its run.
             release (`str`): The directory of the release, or `untrained`.
+            columns (`Sequence[str]`): Names of the columns to score; similarity and pictures are of all columns.
             learned (`Sequence[str]`): Names of the tasks seen so far.
 
         Returns:
@@ -93,11 +96,11 @@ class AutoencoderScores:
             model = _plain(model)
         was_training = model.training
         model.eval()
-        measured = _Measured(self, trainer, model, release)
-        scores: dict[str, dict[str, float]] = {name: {} for name in self.columns}
+        measured = _Measured(self, trainer, model, release, columns)
+        scores: dict[str, dict[str, float]] = {name: {} for name in columns}
         for found in (measured.probes(learned), measured.finetuning(), measured.sharpness()):
-            for column, values in found.items():
-                scores[column].update(values)
+            for column in scores.keys() & found.keys():
+                scores[column].update(found[column])
         if self.arguments.compare_releases:
             measured.compare()
         if self.arguments.num_pictures:
@@ -117,9 +120,11 @@ def _plain(model: ViTMAEForPreTraining) -> ViTMAEForPreTraining:
 class _Measured:
     """One model at one time."""
 
-    def __init__(self, wanted: AutoencoderScores, trainer: Any, model: ViTMAEForPreTraining, release: str) -> None:
+    def __init__(
+        self, wanted: AutoencoderScores, trainer: Any, model: ViTMAEForPreTraining, release: str, scored: Sequence[str]
+    ) -> None:
         self.arguments, self.collate, self.columns = wanted.arguments, wanted.collate, wanted.columns
-        self.trainer, self.model, self.release = trainer, model, release
+        self.trainer, self.model, self.release, self.scored = trainer, model, release, scored
         self.writes = bool(trainer.args.should_save)
         self.folder = Path(str(trainer.args.output_dir))
         self.cache = FeatureCache(self.folder / "features", writes=self.writes)
@@ -154,8 +159,9 @@ class _Measured:
         """Of classifiers on frozen features."""
         if not set(self.arguments.probes) - {FINETUNING}:
             return {}
+        seen = any(name in CLASSIFIERS and CLASSIFIERS[name].seen for name in self.arguments.probes)
         probed = {}
-        for name, column in self._labelled():
+        for name, column in self._labelled((*self.scored, *learned) if seen else self.scored):
             train_labels, test_labels = column.labels
             assert column.train is not None
             train = self.features(name, "train", column.train)
@@ -168,7 +174,7 @@ class _Measured:
         if FINETUNING not in self.arguments.probes:
             return {}
         scores = {}
-        for name, column in self._labelled():
+        for name, column in self._labelled(self.scored):
             train_labels, test_labels = column.labels
             assert column.train is not None
             train, test = (
@@ -184,8 +190,9 @@ class _Measured:
             scores[name] = {"finetuning_accuracy": float(np.mean(predicted == test_labels))}
         return scores
 
-    def _labelled(self) -> Iterator[tuple[str, ImageColumn]]:
-        return ((name, column) for name, column in self.columns.items() if column.train is not None)
+    def _labelled(self, names: Collection[str]) -> Iterator[tuple[str, ImageColumn]]:
+        known = ((name, column) for name, column in self.columns.items() if name in names)
+        return ((name, column) for name, column in known if column.train is not None)
 
     def sharpness(self) -> dict[str, dict[str, float]]:
         """The rise of each column's loss around the model."""
@@ -195,6 +202,7 @@ class _Measured:
         return {
             name: {"sharpness": sharpness(self.model, lambda c=column: self._loss(c.held_out), radius=radius)}  # type: ignore[misc]
             for name, column in self.columns.items()
+            if name in self.scored
         }
 
     @torch.no_grad()

@@ -19,8 +19,8 @@ from .host import Host, without_bars
 from .preemption import outlive_sigterm
 from .record import RunRecord
 
-ScoreModel = Callable[[Any, str, tuple[str, ...]], Mapping[str, Mapping[str, float]]]
-"""`(trainer, release, learned) -> {column: {metric: value}}`."""
+ScoreModel = Callable[[Any, str, tuple[str, ...], tuple[str, ...]], Mapping[str, Mapping[str, float]]]
+"""`(trainer, release, columns, learned) -> {column: {metric: value}}`."""
 
 _NO_SCORES = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
@@ -91,10 +91,9 @@ class ColumnEvaluation(Host):
         if self.score_model is None or self._annealing or self.args.evaluate_on == "none":
             return
         with self._apart_from_training():
-            found = self.score_model(self, release, learned)
-            for column in self._scores.keys() & found.keys():
-                self._scores[column].update(found[column])
-                self.log({f"eval_{column}_{metric}": value for metric, value in found[column].items()})
+            for column, scores in self.score_model(self, release, tuple(self._scores), learned).items():
+                self._scores[column].update(scores)
+                self.log({f"eval_{column}_{metric}": value for metric, value in scores.items()})
 
     def _scores_of(self, column: str, metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
         names = {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}

@@ -71,9 +71,10 @@ class ContinualMixin(
         finish_release (`Callable`, *optional*): `(model, directory) -> benchmark -> metric -> value`, called on every
             process for every release, whose files lie in `directory` and may be added to (None on processes that do
             not write), and before training without a directory.
-        score_model (`Callable`, *optional*): `(trainer, release, learned) -> {column: {metric: value}}`: further
-            scores of the model before training and at each task's end, such as probes. `release` is the directory of
-            the release (`untrained` before training), `learned` names the tasks seen so far.
+        score_model (`Callable`, *optional*): `(trainer, release, columns, learned) -> {column: {metric: value}}`:
+            further scores of the model before training and at each task's end, such as probes. `release` is the
+            directory of the release (`untrained` before training), `columns` are those that were evaluated just now,
+            to which the answer belongs, and `learned` names the tasks seen so far.
         task_classes (`Mapping[str, Iterable[int]]`, *optional*): For class-incremental classification by a model with
             one output for every class: each task's, as numbers of outputs ([`~.trainer.classes.ClassIncremental`]).
         **kwargs: As in the host.

@@ -4,8 +4,9 @@
 
 First the search of each table, then its runs, one core each; what stands in lm.json or mae.json is not done again.
 Delete records, or the file, to do them anew. The data is text of installed packages, so all records come from the
-versions in constraints.txt; others are refused. `page.py` makes the page. `--quick` does the same with a few updates
-and two trials a schedule, into out/studies/quick: it checks the machinery and says nothing of the schedules.
+versions in constraints.txt; others are refused. `page.py` makes the page. `--quick` does the same with a few updates,
+small probes, two trials a schedule and two seeds, into out/studies/quick: it checks the machinery and says nothing of
+the schedules.
 """
 
 import argparse
@@ -39,14 +40,18 @@ def commit(*, quick: bool, code: Sequence[str] = _CODE) -> str:
     return subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
 
 
-def _do(table: Table, purpose: str, max_bytes: int, changes: dict[str, Any], seed: int) -> dict[str, Any]:
+def _do(table: Table, purpose: str, quick: bool, changes: dict[str, Any], seed: int) -> dict[str, Any]:
     """A run, in a process that has imported everything before."""
     from slices import entries
-    from trial import run
+    from trial import run, short_fits
 
-    tasks = entries(table.study, table.stream, purpose, OUT / "data", max_bytes)
+    tasks = entries(table.study, table.stream, purpose, OUT / "data", max_bytes=400_000 if quick else 4_000_000)
     shared = {"task_steps": [table.task_steps], "replay_fraction": table.replay}
-    return run(table.study, tasks, {**shared, **changes}, seed)
+    if not quick:
+        return run(table.study, tasks, {**shared, **changes}, seed)
+    few = {"probe_samples": 50} if table.study == "mae" else {}
+    with short_fits():
+        return run(table.study, tasks, {**shared, **few, **changes}, seed)
 
 
 def _final_average(record: dict[str, Any]) -> float:
@@ -64,10 +69,11 @@ class Study:
         self.commit = commit(quick=quick)
         if not quick:
             pins.hold(self.path.with_name("constraints.txt"))
-        self.max_bytes = 400_000 if quick else 4_000_000
         known = {name: table for name, table in TABLES.items() if table.study == options.study}
         chosen = {name: table for name, table in known.items() if name in (options.tables or known)}
-        self.tables = {name: replace(table, task_steps=6) for name, table in chosen.items()} if quick else chosen
+        if quick:
+            chosen = {name: replace(table, task_steps=6, seeds=2) for name, table in chosen.items()}
+        self.tables = chosen
 
     def search(self) -> list[tuple[str, dict[str, Any], tuple]]:
         """Trials that are missing: the kind of record, the record so far, and the arguments of `_do`."""
@@ -79,7 +85,7 @@ class Study:
                 for setting in settings[:2] if self.options.quick else settings:
                     record = {"table": name, "schedule": schedule, "setting": setting, "seed": SEARCH_SEED}
                     changes = overrides(schedule, setting)
-                    found.append(("search", record, (table, "search", self.max_bytes, changes, SEARCH_SEED)))
+                    found.append(("search", record, (table, "search", self.options.quick, changes, SEARCH_SEED)))
         return self._missing(found)
 
     def runs(self) -> list[tuple[str, dict[str, Any], tuple]]:
@@ -91,7 +97,7 @@ class Study:
             for seed, arm in product(seeds, table.arms):
                 if arm in (self.options.arms or table.arms):
                     record = {"table": name, "arm": arm, "seed": seed, "changes": changes[arm]}
-                    found.append(("runs", record, (table, "report", self.max_bytes, changes[arm], seed)))
+                    found.append(("runs", record, (table, "report", self.options.quick, changes[arm], seed)))
         found.sort(key=lambda unit: unit[1]["seed"])
         return self._missing(found)
 

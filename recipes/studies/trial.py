@@ -92,6 +92,13 @@ def without_reports() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def short_fits() -> Iterator[None]:
+    """Probes of the quick form: their many updates would take longer than all the rest of it."""
+    with patch("hf_infinite_lr.evaluation.classifiers._LEAST_UPDATES", 100):
+        yield
+
+
 def from_the_floor(schedule: Schedule) -> Schedule:
     """A repeated cosine whose later warm-ups begin where the cosine before them has ended."""
     ends = [schedule.phases[0].start, *(phase.end for phase in schedule.phases)]
@@ -115,7 +122,7 @@ def _trunk_scores(trainer: ContinualTrainer, folder: Path, metric: str) -> list[
         scores = trainer.evaluate(trainer.eval_dataset[column], metric_key_prefix="trunk")
         found[column] = trainer.score_column(column, {"loss": scores["trunk_loss"]}) if trainer.score_column else {}
     if trainer.score_model:
-        found = trainer.score_model(trainer, "trunk", trainer.columns)
+        found = trainer.score_model(trainer, "trunk", trainer.columns, trainer.columns)
     return [found[column][metric] for column in trainer.columns]
 
 
