@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from hf_infinite_lr.plots import draw_reconstructions, draw_similarity, write_png
 from hf_infinite_lr.plots.reconstruction import reconstruction_file, release_of
@@ -27,6 +28,19 @@ def test_similarity_is_written_into_its_cells(tmp_path):
     figure = draw_similarity({"a": (["untrained", "01-a"], [[1.0, 0.25], [0.25, 1.0]])})
     assert [text.get_text() for text in figure.axes[0].texts] == ["1.00", "0.25", "0.25", "1.00"]
     write_png(figure, tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("sets", [1, 3])
+def test_similarity_shows_its_labels_whole(sets):
+    names = [f"0{number}-a-very-long-name-of-a-task" for number in range(4)]
+    rows = [[1.0] * 4] * 4
+    figure = draw_similarity({f"set {number}": (names, rows) for number in range(sets)})
+    FigureCanvasAgg(figure).draw()
+    texts = [text for axes in figure.axes for text in (axes.title, *axes.get_xticklabels(), *axes.get_yticklabels())]
+    boxes = [text.get_window_extent() for text in texts if text.get_text()]
+    assert all(figure.bbox.x0 <= box.x0 and figure.bbox.y0 <= box.y0 for box in boxes)
+    assert all(box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1 for box in boxes)
+    assert figure._suptitle.get_window_extent().y0 >= figure.axes[0].title.get_window_extent().y1
 
 
 def test_the_report_shows_what_a_run_has_measured_in_the_order_of_its_tasks(tmp_path):

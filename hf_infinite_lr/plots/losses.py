@@ -1,6 +1,7 @@
 """The loss of every task over the steps of a run, as a figure."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
@@ -57,7 +58,7 @@ def draw_losses(
             upper.plot(steps, values, style, color=colour, marker=marker, markersize=3.5, label=column, clip_on=False)
     if training:
         lower.plot(*zip(*training, strict=True), color=GREY, linewidth=1.2)
-    upper.set_ylabel(evaluation_label)
+    upper.set_ylabel(fill(evaluation_label, 34))
     lower.set_ylabel("training loss")
     lower.set_xlabel("global step")
     lower.set_xlim(0, last)

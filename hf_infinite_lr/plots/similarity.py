@@ -22,10 +22,11 @@ def draw_similarity(
     """
     most = max(len(models) for models, _ in columns.values())
     side = max(2.6, 1.6 + 0.55 * most)
-    figure = Figure(figsize=(side * len(columns) + 1.0, side + 0.9), layout="constrained")
+    longest = max(len(shortened(model, 16)) for models, _ in columns.values() for model in models)
+    figure = Figure(figsize=(side * len(columns) + 1.0, side + 0.8 + 0.07 * longest), layout="constrained")
     panels = figure.subplots(1, len(columns), squeeze=False)[0]
     for axes, (name, (models, rows)) in zip(panels, columns.items(), strict=True):
-        axes.imshow(rows, vmin=0, vmax=1, cmap=matplotlib.colormaps["cividis"])
+        axes.imshow(rows, aspect="auto", vmin=0, vmax=1, cmap=matplotlib.colormaps["cividis"])
         labels = [shortened(model, 16).replace("$", r"\$") for model in models]
         axes.set_xticks(range(len(models)), labels, rotation=60, ha="right", fontsize=8)
         axes.set_yticks(range(len(models)), labels if axes is panels[0] else [], fontsize=8)
