@@ -1,11 +1,12 @@
 """Steps per second of a training while it publishes against the same training while it does not, within one run.
 
-    python recipes/benchmarks/pushing.py [--rounds 150] [--megabytes_per_second 4]
+    python recipes/benchmarks/pushing.py [--rounds 40] [--megabytes 32] [--megabytes_per_second 8]
 
 One process trains and again and again publishes a release in the background, as ContinualTrainer does, to a Hub of the
 tests in a process of its own that reads no faster than it is told and makes way for the training; weights go to its
-large file storage, as on the real one. A publication takes a second to three, and after each follow as many steps
-without one as fell into it, so that a slow moment of the machine meets both sides of it. The Hub shares the machine's
+large file storage, as on the real one. A publication costs the sending thread a few hundredths of a second whatever
+its size, and its bytes besides, so the size of the release is stated. After each follow as many steps without one as
+fell into it, so that a slow moment of the machine meets both sides of it. The Hub shares the machine's
 cores with the training; where these are few its work is part of what is measured. Each block of steps that publish is
 held against the mean of the two blocks without on both its sides, which a steady drift leaves as it is.
 
@@ -43,15 +44,18 @@ def serve(bytes_per_second, endpoint, done):
         done.wait()
 
 
-def publication_of(output_dir, number):
-    """A release of the model's size, as a run leaves it, in the queue."""
+def publication_of(output_dir, number, megabytes):
+    """A release of that size, as a run leaves it, in the queue."""
+    import torch
+    from safetensors.torch import save_file
+
     from hf_infinite_lr.hub import PublicationQueue
     from hf_infinite_lr.trainer.checkpoints import write_manifest
 
     folder = output_dir / "releases" / f"{number:02d}-task"
-    model = data_and_model(0)[1]
-    model.lm_head.weight.data += number  # other weights each time, or the client would find nothing to send
-    model.save_pretrained(folder)
+    data_and_model(0)[1].config.save_pretrained(folder)
+    # Other weights each time, or the client would find nothing to send.
+    save_file({"weight": torch.full((megabytes * 250_000,), float(number))}, folder / "model.safetensors")
     write_manifest(folder)
     facts = json.loads((Path(__file__).parents[2] / "model_cards" / "examples" / "lm.json").read_text())
     (folder / "card.json").write_text(json.dumps({**facts, "directory": folder.name}))
@@ -69,7 +73,7 @@ def _tell_nobody(_publication, _repo_id):
     """Nothing is printed while it is measured."""
 
 
-def watch_of(rounds, folder):
+def watch_of(rounds, megabytes, folder):
     """A callback that publishes and counts the steps with and without."""
     from transformers import TrainerCallback
 
@@ -79,7 +83,7 @@ def watch_of(rounds, folder):
 
     class Watch(TrainerCallback):
         def __init__(self):
-            self.queues = [publication_of(Path(folder) / f"published-{n}", n + 1) for n in range(rounds)]
+            self.queues = [publication_of(Path(folder) / f"published-{n}", n + 1, megabytes) for n in range(rounds)]
             self.thread, self.cpu_seconds, self.wall_seconds = None, 0.0, 0.0
             self.seconds, self.quiet_steps = [], UNCOUNTED
             self.blocks = []
@@ -116,13 +120,13 @@ def watch_of(rounds, folder):
     return Watch()
 
 
-def measure(rounds):
+def measure(rounds, megabytes):
     from hf_infinite_lr import ContinualTrainer, ContinualTrainingArguments
     from hf_infinite_lr.objectives.packing import causal_lm_collator
 
     data, model = data_and_model(2000)
     with tempfile.TemporaryDirectory() as folder:
-        watch = watch_of(rounds, folder)
+        watch = watch_of(rounds, megabytes, folder)
         args = ContinualTrainingArguments(
             **common(str(Path(folder) / "run"), 100_000),
             lr_scheduler_kwargs={"num_cooldown_steps": 0, "constant_lr_ratio": 1, "num_anneal_steps": 0},
@@ -140,8 +144,9 @@ def measure(rounds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=150)
-    parser.add_argument("--megabytes_per_second", type=float, default=4.0)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--megabytes", type=int, default=32, help="of each release")
+    parser.add_argument("--megabytes_per_second", type=float, default=8.0)
     arguments = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
     endpoint, done = spawn.Queue(), spawn.Event()
@@ -150,13 +155,14 @@ def main():
     from huggingface_hub import constants
 
     constants.ENDPOINT, constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET = endpoint.get(), False, True
-    watch = measure(arguments.rounds)
+    watch = measure(arguments.rounds, arguments.megabytes)
     done.set()
     # The first publication opens the client's connection, and the quiet block before it warms up the training.
     blocks = watch.blocks[2:]
     before, publishing, after = blocks[:-1:2], blocks[1::2], blocks[2::2]
     quiet = [(one + other) / 2 for one, other in zip(before, after, strict=True)]
-    print(f"batches of {BATCH}; {watch.wall_seconds:.1f} s of publishing at {arguments.megabytes_per_second} MB/s")
+    sizes = f"releases of {arguments.megabytes} MB at {arguments.megabytes_per_second} MB/s"
+    print(f"batches of {BATCH}; {watch.wall_seconds:.1f} s of publishing, {sizes}")
     print(f"publishing / not publishing, steps per second, {len(quiet)} rounds: {spread(quiet, publishing)}")
     print(f"not publishing / not publishing: {spread(before, after)}")
     print(f"the sending thread took {100 * watch.cpu_seconds / watch.wall_seconds:.1f} % of one core while it sent")
