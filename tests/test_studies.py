@@ -4,9 +4,11 @@ import json
 import re
 import sys
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
+from unittest.mock import patch
 
 import pytest
 
@@ -322,3 +324,16 @@ def test_quick_form_of_the_masked_autoencoders(tmp_path):
         ]
         assert all(0 < cell <= 1 for row in [run["baseline"], *run["matrix"]] for cell in row if cell is not None)
     assert len(by_arm["infinite"]["trunk"]) == 3
+        finer = run["eval_loss"]
+        assert (finer["metric"], finer["higher_is_better"]) == ("eval_loss", False)
+        assert all(0 < cell < 10 for row in [finer["baseline"], *finer["matrix"]] for cell in row if cell is not None)
+        assert finer["matrix"] != run["matrix"]
+    trunk = by_arm["infinite"]["eval_loss"]["trunk"]
+    assert len(trunk) == 3
+    assert trunk != by_arm["infinite"]["eval_loss"]["matrix"][-1]
+    quick = replace(arms.TABLES["mae-no-replay"], seeds=1)
+    with patch.dict(arms.TABLES, {"mae-no-replay": quick}):
+        lines = list(page.second_lines(results.Results({"mae": found}), "mae-no-replay"))
+    averages = {arm: fmean(run["eval_loss"]["matrix"][-1]) for arm, run in by_arm.items()}
+    for arm, average in averages.items():
+        assert any(line.startswith(f"| {arms.LABELS[arm]} | {average:.3f} |") for line in lines)

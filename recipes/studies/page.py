@@ -10,12 +10,16 @@ from statistics import fmean
 
 import open_end
 import records
-from arms import LABELS, SEARCH_SEED, TABLES, grid
+from arms import LABELS, SEARCH_SEED, SECOND, TABLES, grid
 from claims import AVERAGE, CLAIMS, LEARNED, LOST, QUESTIONS, Comparison
 from results import HERE, MEASURES, STUDIES, Results, measure, read_results
 from verdicts import MARGINS, Difference
 
-_UNITS = {"bits_per_byte": "bits per byte, lower is better", "linear_accuracy": "accuracy, higher is better"}
+_UNITS = {
+    "bits_per_byte": "bits per byte, lower is better",
+    "linear_accuracy": "accuracy, higher is better",
+    "eval_loss": "squared error of a masked pixel, lower is better",
+}
 
 
 def number(value: float | None) -> str:
@@ -49,21 +53,31 @@ def table_lines(results: Results, name: str) -> Iterator[str]:
         "trunk before annealing | updates spent | on the path | at rate 0 | distinct samples |"
     )
     yield "|---|---|---|---|---|---|---|---|---|---|---|"
-    yield from (_row(results, name, arm) for arm in table.arms if results.runs(name, arm))
+    shown = [arm for arm in table.arms if results.runs(name, arm)]
+    yield from (_row(results, name, arm) for arm in shown)
     untrained = fmean(fmean(run["baseline"]) for run in runs.values())
     yield f"| untrained | {number(untrained)} |" + " |" * 9
     if one["byte_unigram"]:
         yield f"| byte unigram | {number(fmean(one['byte_unigram'].values()))} |" + " |" * 9
     yield ""
+    gains = {arm: results.gain(name, arm) for arm in shown}
+    if doubtful := [arm for arm in shown if gains[arm].word() != "ahead"]:
+        words = "; ".join(f"{LABELS[arm]} {interval(gains[arm])}, {gains[arm].word()}" for arm in doubtful)
+        yield f"Not certainly better than its untrained model, {len(doubtful)} of {len(shown)} arms: {words}."
+        yield ""
 
 
 def _row(results: Results, table: str, arm: str) -> str:
+    return "| " + " | ".join([*_outcome(results, table, arm), *_cost(results, table, arm)]) + " |"
+
+
+def _outcome(results: Results, table: str, arm: str) -> list[str]:
     runs = list(results.runs(table, arm).values())
     values = {name: [measure(run, name) for run in runs] for name in MEASURES}
     means = {name: None if None in found else fmean(found) for name, found in values.items()}
     trunks = [run["trunk"] for run in runs]
     difference = None if arm == "infinite" else results.difference(Comparison((table, "infinite"), (table, arm)))
-    cells = [
+    return [
         LABELS[arm],
         number(means[AVERAGE]),
         interval(difference),
@@ -71,10 +85,35 @@ def _row(results: Results, table: str, arm: str) -> str:
         number(means[LEARNED]),
         number(means[LOST]),
         "" if None in trunks else number(fmean(fmean(trunk) for trunk in trunks)),
+    ]
+
+
+def _cost(results: Results, table: str, arm: str) -> list[str]:
+    runs = list(results.runs(table, arm).values())
+    return [
         *(str(runs[0]["updates"][key]) for key in ("spent", "on_path", "at_rate_0")),
         str(round(fmean(run["distinct_samples_on_path"] for run in runs))),
     ]
-    return "| " + " | ".join(cells) + " |"
+
+
+def second_lines(results: Results, name: str) -> Iterator[str]:
+    """A table's finer outcome, for those that have one."""
+    for metric in SECOND[TABLES[name].study]:
+        second = results.on_second(metric)
+        shown = [arm for arm in TABLES[name].arms if second.runs(name, arm)]
+        if not shown:
+            return
+        yield f"The same runs by what they were trained on: {_UNITS[metric]}."
+        yield ""
+        yield (
+            "| arm | final average | `infinite` is better by | so `infinite` is | right after learning | lost since | "
+            "trunk before annealing |"
+        )
+        yield "|---|---|---|---|---|---|---|"
+        yield from ("| " + " | ".join(_outcome(second, name, arm)) + " |" for arm in shown)
+        untrained = fmean(fmean(run["baseline"]) for run in second.runs(name, shown[0]).values())
+        yield f"| untrained | {number(untrained)} |" + " |" * 5
+        yield ""
 
 
 def question_lines(results: Results) -> Iterator[str]:
@@ -175,6 +214,13 @@ def extract(results: Results) -> Iterator[str]:
             f"- {table.title}: `infinite` against `cosine_rewarm` is **{difference.word()}** over "
             f"{difference.seeds} seeds."
         )
+        for metric in SECOND[table.study]:
+            finer = results.on_second(metric).difference(Comparison((name, "infinite"), (name, "cosine_rewarm")))
+            if finer is not None:
+                sentences.append(
+                    f"- {table.title}, by the {_UNITS[metric].split(',')[0]}: `infinite` is better by "
+                    f"{interval(finer)}, **{finer.word()}**."
+                )
     yield ""
     yield from sentences
 
@@ -217,7 +263,7 @@ def page(results: Results) -> str:
         *question_lines(results),
         "## Tables",
         "",
-        *(line for name in TABLES for line in table_lines(results, name)),
+        *(line for name in TABLES for line in (*table_lines(results, name), *second_lines(results, name))),
         "## What the papers claim",
         "",
         f"On par means within {margins}.",

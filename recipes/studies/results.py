@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import records
@@ -59,6 +60,22 @@ class Results:
             return None
         higher = first[seeds[0]]["higher_is_better"] if comparison.measure != LOST else False
         return Difference.of(*values, higher_is_better=higher)
+
+    def on_second(self, metric: str) -> "Results":
+        """The same runs by another outcome that their records hold."""
+        return Results(
+            {
+                study: {kind: [{**one, **one[metric]} for one in found[kind] if metric in one] for kind in found}
+                for study, found in self.found.items()
+            }
+        )
+
+    def gain(self, table: str, arm: str) -> Difference:
+        """Of the final average of an arm over that of its own untrained model, over its seeds."""
+        runs = list(self.runs(table, arm).values())
+        untrained = [fmean(run["baseline"]) for run in runs]
+        trained = [fmean(run["matrix"][-1]) for run in runs]
+        return Difference.of(trained, untrained, higher_is_better=runs[0]["higher_is_better"])
 
     def outcome(self, comparison: Comparison) -> str | None:
         """Whether a comparison supports its claim; None where it was not run."""

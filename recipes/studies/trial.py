@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import datasets
 import transformers
-from arms import FROM_THE_FLOOR, METRICS
+from arms import FROM_THE_FLOOR, METRICS, SECOND
 from transformers import PrinterCallback, TrainerCallback
 
 from hf_infinite_lr.config import replay_settings
@@ -59,15 +59,21 @@ def run(study: str, entries: list[dict[str, Any]], changes: dict[str, Any], seed
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         state = trainer.record.state(trainer.state.global_step, finished=True)
-        scores = state["matrices"][METRICS[study]]
+        trunk = _trunk_scores(trainer, Path(folder))
+        outcomes = {
+            metric: {
+                **{
+                    key: state["matrices"][metric][key] for key in ("metric", "higher_is_better", "matrix", "baseline")
+                },
+                "trunk": trunk and [trunk[column][metric.removeprefix("eval_")] for column in trainer.columns],
+            }
+            for metric in (METRICS[study], *SECOND[study])
+        }
         last = trainer.plan.tasks[-1]
         return {
-            "tasks": scores["tasks"],
-            "metric": scores["metric"],
-            "higher_is_better": scores["higher_is_better"],
-            "matrix": scores["matrix"],
-            "baseline": scores["baseline"],
-            "trunk": _trunk_scores(trainer, Path(folder), scores["metric"]),
+            "tasks": [task.name for task in trainer.plan.tasks],
+            **outcomes.pop(METRICS[study]),
+            **outcomes,
             "byte_unigram": state["references"].get("byte_unigram", {}).get("values"),
             "updates": {"spent": last.end_step, "on_path": trainer.plan.path_steps(last), "at_rate_0": zero.count},
             "distinct_samples_on_path": distinct_samples(trainer),
@@ -110,20 +116,21 @@ def from_the_floor(schedule: Schedule) -> Schedule:
     )
 
 
-def _trunk_scores(trainer: ContinualTrainer, folder: Path, metric: str) -> list[float] | None:
-    """The trunk of the last task before its annealing, on every column; None where nothing anneals."""
+def _trunk_scores(trainer: ContinualTrainer, folder: Path) -> dict[str, dict[str, float]] | None:
+    """The trunk of the last task before its annealing: column -> metric -> value; None where nothing anneals."""
     last = trainer.plan.tasks[-1]
     if last.branch_step is None:
         return None
     trunk = type(trainer.model).from_pretrained(folder / "trunk" / last.directory)
     trainer.model.load_state_dict(trunk.state_dict())
-    found = {}
+    found: dict[str, dict[str, float]] = {}
     for column in trainer.columns:
-        scores = trainer.evaluate(trainer.eval_dataset[column], metric_key_prefix="trunk")
-        found[column] = trainer.score_column(column, {"loss": scores["trunk_loss"]}) if trainer.score_column else {}
+        loss = {"loss": trainer.evaluate(trainer.eval_dataset[column], metric_key_prefix="trunk")["trunk_loss"]}
+        found[column] = {**loss, **(trainer.score_column(column, loss) if trainer.score_column else {})}
     if trainer.score_model:
-        found = trainer.score_model(trainer, "trunk", trainer.columns, trainer.columns)
-    return [found[column][metric] for column in trainer.columns]
+        for column, scores in trainer.score_model(trainer, "trunk", trainer.columns, trainer.columns).items():
+            found[column].update(scores)
+    return found
 
 
 def distinct_samples(trainer: ContinualTrainer) -> int:
