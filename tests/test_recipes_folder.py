@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from hf_infinite_lr.cli import main
 from hf_infinite_lr.recipe import load_recipe
+from hf_infinite_lr.stream.pictures import load_pictures
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 DEMO = RECIPES / "lm-docs-python-cpp"
@@ -142,3 +143,7 @@ def test_what_the_readme_says_of_probes_is_in_the_file():
         assert len(own) >= 3
         for metric in gain.METRICS:
             assert f"- {gain.verdict(schedule, own, metric)}\n" in readme
+        assert f"- {gain.verdict(schedule, own, gain.METRICS[0], row=0)}\n" in readme
+        assert min(gain.gains(own, "linear_accuracy", row=0)) > 0
+    assert "above the untrained encoder's with every seed and either schedule" in readme
+    assert len(load_pictures("digits").eval) == 285

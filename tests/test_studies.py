@@ -323,11 +323,11 @@ def test_quick_form_of_the_masked_autoencoders(tmp_path):
             [column > row for column in range(3)] for row in range(3)
         ]
         assert all(0 < cell <= 1 for row in [run["baseline"], *run["matrix"]] for cell in row if cell is not None)
-    assert len(by_arm["infinite"]["trunk"]) == 3
         finer = run["eval_loss"]
         assert (finer["metric"], finer["higher_is_better"]) == ("eval_loss", False)
         assert all(0 < cell < 10 for row in [finer["baseline"], *finer["matrix"]] for cell in row if cell is not None)
         assert finer["matrix"] != run["matrix"]
+    assert len(by_arm["infinite"]["trunk"]) == 3
     trunk = by_arm["infinite"]["eval_loss"]["trunk"]
     assert len(trunk) == 3
     assert trunk != by_arm["infinite"]["eval_loss"]["matrix"][-1]

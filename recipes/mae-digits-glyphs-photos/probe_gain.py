@@ -4,7 +4,7 @@
 
 Both recipes are trained for every seed, one core each. Every run is kept in results.json; one that stands there is not
 done again. Prints, for each schedule and probe, the mean difference over the seeds with its 95 % interval, and whether
-that excludes 0.
+that excludes 0; for the linear probe also that of the model right after digits, before it could lose any of them.
 """
 
 import argparse
@@ -47,22 +47,23 @@ def measure(schedule, seed):
     }
 
 
-def gains(runs, metric):
-    """After the last task minus untrained, on digits, for every seed."""
+def gains(runs, metric, row=-1):
+    """After a task, by default the last one, minus untrained, on digits, for every seed."""
     place = runs[0]["matrices"][metric]["columns"].index(COLUMN)
     found = [
-        (run["matrices"][metric]["matrix"][-1][place], run["matrices"][metric]["baseline"][place]) for run in runs
+        (run["matrices"][metric]["matrix"][row][place], run["matrices"][metric]["baseline"][place]) for run in runs
     ]
     return [after - before for after, before in found if before is not None]
 
 
-def verdict(schedule, runs, metric):
+def verdict(schedule, runs, metric, row=-1):
     """One line: the difference, its interval, and what that says."""
-    differences = gains(runs, metric)
+    differences = gains(runs, metric, row)
+    when = "after training" if row == -1 else f"right after learning {COLUMN}"
     mean, half = mean_and_half_width(differences)
     word = "excludes" if abs(mean) > half else "does not exclude"
     return (
-        f"{schedule}, {metric} on {COLUMN}, after training minus untrained: {100 * mean:+.2f} points, 95 % interval "
+        f"{schedule}, {metric} on {COLUMN}, {when} minus untrained: {100 * mean:+.2f} points, 95 % interval "
         f"{100 * (mean - half):+.2f} to {100 * (mean + half):+.2f} over {len(differences)} seeds, which {word} 0"
     )
 
@@ -92,6 +93,7 @@ def main():
         own = [run for run in runs if run["schedule"] == schedule and run["seed"] in options.seeds]
         for metric in METRICS:
             print(verdict(schedule, own, metric))
+        print(verdict(schedule, own, METRICS[0], row=0))
 
 
 if __name__ == "__main__":
