@@ -11,7 +11,7 @@ from email.utils import format_datetime
 import huggingface_hub
 import pytest
 import torch
-from huggingface_hub.utils import close_session
+from huggingface_hub.utils import are_progress_bars_disabled, close_session
 from loopback_hub import CALLS, LFS_CALLS, LoopbackHub, connect
 
 from hf_infinite_lr.cli import main
@@ -265,6 +265,16 @@ def test_the_thread_gives_up_when_its_patience_is_used_up(hub, queue, monkeypatc
     sender.notify()
     assert sender.finish() == []
     assert_complete(hub, queue)
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload:DeprecationWarning")  # the client's own
+def test_no_bar_of_an_upload_runs_into_those_of_the_training(lfs_hub, queue, capsys):
+    sender = BackgroundSender(queue, Publisher(queue.output_dir, fault_of))
+    sender.notify()
+    assert sender.finish() == []
+    assert {"lfs_batch", "lfs_part"} <= set(lfs_hub.calls)
+    assert "model.safetensors" not in capsys.readouterr().err
+    assert not are_progress_bars_disabled()
 
 
 def test_push_says_what_is_left_sends_it_and_is_done(hub, queue, monkeypatch, capsys):

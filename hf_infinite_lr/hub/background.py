@@ -7,6 +7,10 @@ import os
 import sys
 import threading
 import time
+from contextlib import AbstractContextManager, nullcontext
+
+from huggingface_hub import constants
+from huggingface_hub.utils import disable_progress_bars
 
 from .publisher import Publisher
 from .queue import Publication, PublicationQueue
@@ -80,7 +84,8 @@ class BackgroundSender:
             self._wake.wait()
             self._wake.clear()
             closing = self._closing.is_set()
-            self._left = send_queue(self._queue, self._publisher, pause=self._pause, on_sent=_tell)
+            with quiet_uploads():
+                self._left = send_queue(self._queue, self._publisher, pause=self._pause, on_sent=_tell)
 
     def _pause(self, seconds: float) -> bool:
         """Waits; from the end of the training on only as long as the patience lasts."""
@@ -99,6 +104,11 @@ def make_way() -> None:
     """Gives the calling thread the lowest priority, where threads have one of their own: the training goes first."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+
+
+def quiet_uploads() -> AbstractContextManager[object]:
+    """Keeps huggingface_hub's bars out of the training's own, unless the user's environment asks for them."""
+    return nullcontext() if constants.HF_HUB_DISABLE_PROGRESS_BARS is False else disable_progress_bars()
 
 
 def _tell(publication: Publication, repo_id: str) -> None:

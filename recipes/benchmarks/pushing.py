@@ -78,7 +78,7 @@ def watch_of(rounds, megabytes, folder):
     from transformers import TrainerCallback
 
     from hf_infinite_lr.hub import Publisher, send_queue
-    from hf_infinite_lr.hub.background import make_way
+    from hf_infinite_lr.hub.background import make_way, quiet_uploads
     from hf_infinite_lr.trainer.checkpoints import fault_of
 
     class Watch(TrainerCallback):
@@ -92,7 +92,8 @@ def watch_of(rounds, megabytes, folder):
             make_way()
             wall, cpu = time.perf_counter(), time.thread_time()
             publisher = Publisher(queue.output_dir, fault_of, token="hf_benchmark")
-            left = send_queue(queue, publisher, pause=_never, on_sent=_tell_nobody)
+            with quiet_uploads():
+                left = send_queue(queue, publisher, pause=_never, on_sent=_tell_nobody)
             assert not left, left
             self.cpu_seconds += time.thread_time() - cpu
             self.wall_seconds += time.perf_counter() - wall

@@ -67,13 +67,19 @@ def make(name):
         return language_model(LlamaConfig(vocab_size=384, **SMALL_LM), batch=8, block=128)
     if name == "lm-410m":  # of 4 rows, so that the three processes fit on one GPU together
         return language_model(AutoConfig.from_pretrained(HERE.parent / "models/llama-410m.json"), batch=4, block=2048)
-    sizes, batch = {"mae-small": (SMALL_MAE, 16), "mae-vit-b": ({}, 256), "mae-vit-l": (VIT_L, 128)}[name]
+    sizes, batch = {
+        "mae-small": (SMALL_MAE, 16),
+        "mae-small-128": (SMALL_MAE, 128),
+        "mae-vit-b": ({}, 256),
+        "mae-vit-l": (VIT_L, 128),
+    }[name]
     return masked_autoencoder(ViTMAEConfig(**sizes), batch)
 
 
 MODELS = {
     "lm-small": ("Llama, 4 layers of width 128, 128 tokens", "tokens", "cpu"),
-    "mae-small": ("MAE, 6 + 2 layers of width 192, 32 x 32", "images", "cpu"),
+    "mae-small": ("MAE, 6 + 2 layers of width 192, 32 x 32, batches of 16", "images", "cpu"),
+    "mae-small-128": ("the same, batches of 128", "images", "cpu"),
     "lm-410m": ("Llama, 410M, 2048 tokens", "tokens", "cuda"),
     "mae-vit-b": ("MAE, ViT-B, 224 x 224", "images", "cuda"),
     "mae-vit-l": ("MAE, ViT-L, 224 x 224", "images", "cuda"),
