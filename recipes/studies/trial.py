@@ -71,7 +71,7 @@ def run(study: str, entries: list[dict[str, Any]], changes: dict[str, Any], seed
         }
         last = trainer.plan.tasks[-1]
         return {
-            "tasks": [task.name for task in trainer.plan.tasks],
+            "tasks": state["matrices"][METRICS[study]]["tasks"],
             **outcomes.pop(METRICS[study]),
             **outcomes,
             "byte_unigram": state["references"].get("byte_unigram", {}).get("values"),
