@@ -82,6 +82,8 @@ def main() -> None:
     if arguments.log_file is not None and accelerator.is_main_process:
         arguments.log_file.write_text(json.dumps(rates))
     accelerator.wait_for_everyone()
+    # The wrapped model first: were it the last to hold the process group, its end could wait for itself (gloo).
+    model, optimizer, *loaders = accelerator.free_memory(model, optimizer, *loaders)
     accelerator.end_training()
 
 
