@@ -138,12 +138,11 @@ def test_what_the_readme_says_of_probes_is_in_the_file():
     readme = (RECIPES.parent / "README.md").read_text(encoding="utf-8")
     folder = RECIPES / "mae-digits-glyphs-photos"
     runs, gain = json.loads((folder / "results.json").read_text()), script("probe_gain", folder)
+    assert f"{gain.table(runs)}\n" in readme
+    assert "means of 3 seeds with 95 % intervals" in readme
     for schedule in sorted({run["schedule"] for run in runs}):
         own = [run for run in runs if run["schedule"] == schedule]
-        assert len(own) >= 3
-        for metric in gain.METRICS:
-            assert f"- {gain.verdict(schedule, own, metric)}\n" in readme
-        assert f"- {gain.verdict(schedule, own, gain.METRICS[0], row=0)}\n" in readme
+        assert len(own) == 3
         assert min(gain.gains(own, "linear_accuracy", row=0)) > 0
     assert "above the untrained encoder's with every seed and either schedule" in readme
     assert len(load_pictures("digits").eval) == 285

@@ -3,8 +3,8 @@
     python recipes/mae-digits-glyphs-photos/probe_gain.py [--jobs 2] [--seeds 0 1 2]
 
 Both recipes are trained for every seed, one core each. Every run is kept in results.json; one that stands there is not
-done again. Prints, for each schedule and probe, the mean difference over the seeds with its 95 % interval, and whether
-that excludes 0; for the linear probe also that of the model right after digits, before it could lose any of them.
+done again. Prints a table: for each probe and schedule the mean difference over the seeds with its 95 % interval, bold
+where that excludes 0; for the linear probe also that of the model right after digits, before it could lose any.
 """
 
 import argparse
@@ -23,7 +23,12 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
 SCHEDULES = ("infinite", "cosine_rewarm")
 COLUMN = "digits"
-METRICS = ("linear_accuracy", "knn_accuracy", "nearest_class_mean_accuracy", "few_shot_accuracy")
+METRICS = {
+    "linear_accuracy": "linear probe",
+    "knn_accuracy": "nearest neighbours",
+    "nearest_class_mean_accuracy": "nearest class mean",
+    "few_shot_accuracy": "few-shot linear probe",
+}
 _LEFT_OUT = "few_shot_half_width"
 
 
@@ -56,16 +61,24 @@ def gains(runs, metric, row=-1):
     return [after - before for after, before in found if before is not None]
 
 
-def verdict(schedule, runs, metric, row=-1):
-    """One line: the difference, its interval, and what that says."""
-    differences = gains(runs, metric, row)
-    when = "after training" if row == -1 else f"right after learning {COLUMN}"
+def cell(differences):
+    """The mean difference in points with its 95 % interval, bold where that excludes 0."""
     mean, half = mean_and_half_width(differences)
-    word = "excludes" if abs(mean) > half else "does not exclude"
-    return (
-        f"{schedule}, {metric} on {COLUMN}, {when} minus untrained: {100 * mean:+.2f} points, 95 % interval "
-        f"{100 * (mean - half):+.2f} to {100 * (mean + half):+.2f} over {len(differences)} seeds, which {word} 0"
-    )
+    text = f"{100 * mean:+.2f} ({100 * (mean - half):+.2f} to {100 * (mean + half):+.2f})"
+    return f"**{text}**" if abs(mean) > half else text
+
+
+def table(runs):
+    """A row for each probe, a column for each schedule."""
+    schedules = [name for name in SCHEDULES if any(run["schedule"] == name for run in runs)]
+    rows = [(label, metric, -1) for metric, label in METRICS.items()]
+    rows.insert(1, (f"linear probe, right after {COLUMN}", "linear_accuracy", 0))
+    heads = [f"points on {COLUMN}, trained minus untrained", *(f"`{name}`" for name in schedules)]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for label, metric, row in rows:
+        cells = [cell(gains([run for run in runs if run["schedule"] == name], metric, row)) for name in schedules]
+        lines.append(f"| {' | '.join([label, *cells])} |")
+    return "\n".join(lines)
 
 
 def main():
@@ -74,6 +87,8 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--schedules", nargs="+", choices=SCHEDULES, default=list(SCHEDULES))
     options = parser.parse_args()
+    if len(set(options.seeds)) < 2:
+        parser.error("--seeds must name at least two: an interval needs them.")
     runs = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     known = {(run["schedule"], run["seed"]) for run in runs}
     lock = Lock()
@@ -89,11 +104,7 @@ def main():
     items = [(schedule, seed) for seed in options.seeds for schedule in options.schedules]
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(one, [item for item in items if item not in known]))
-    for schedule in options.schedules:
-        own = [run for run in runs if run["schedule"] == schedule and run["seed"] in options.seeds]
-        for metric in METRICS:
-            print(verdict(schedule, own, metric))
-        print(verdict(schedule, own, METRICS[0], row=0))
+    print(table([run for run in runs if run["schedule"] in options.schedules and run["seed"] in options.seeds]))
 
 
 if __name__ == "__main__":
