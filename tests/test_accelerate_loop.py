@@ -23,7 +23,7 @@ def rates_of(tmp_path, *launcher):
     log_file = tmp_path / "rates.json"
     command = [sys.executable, *launcher, str(RECIPE), "--task_steps", "20", "--log_file", str(log_file)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr
     processes = re.search(r"on (\d+) process", done.stdout)
     assert processes is not None
