@@ -10,7 +10,7 @@ import torch
 from transformers import ByT5Tokenizer
 
 from hf_infinite_lr.objectives.packing import PackedStream
-from hf_infinite_lr.stream import Stream, Task
+from hf_infinite_lr.stream import Stream, Task, mixture
 from hf_infinite_lr.stream.loading import StreamBatches, StreamDataset
 from hf_infinite_lr.stream.order import epoch_order, replay_before
 from hf_infinite_lr.stream.plan import plan_stream, task_lengths
@@ -359,6 +359,7 @@ KINDS = {
     "buffer": lambda: table(num_shards=2).shuffle(seed=1, buffer_size=20),
     "no state": Plain,
     "packed": packed,
+    "mixed": lambda: mixture([table(), table(num_shards=2)], [0.7, 0.3], seed=3),
 }
 
 
@@ -390,7 +391,7 @@ def test_a_stream_goes_on_exactly_from_any_position(kind, caplog):
         with caplog.at_level(logging.WARNING):
             caplog.clear()
             later.load_state(state)
-        assert done + values(later.take(position, 200 - position)) == whole, position
+            assert done + values(later.take(position, 200 - position)) == whole, position
         again = state["block"] > 0 and kind in ("buffer", "no state")
         assert ("are read again" in caplog.text) == again
 
@@ -403,6 +404,19 @@ def test_a_stream_goes_back_to_a_branch_point(kind):
     one.forget_before(90)
     assert values(one.take(90, 60)) == first[90:]
     assert values(one.take(150, 20)) == values(reader(KINDS[kind]()).take(0, 170))[150:]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_that_was_loaded_and_not_read_from_leaves_no_trace(kind):
+    """A resumed run goes back to the start of the branch that it never read, and reads a task's first samples anew."""
+    first = reader(KINDS[kind]())
+    whole, state = values(first.take(0, 100)), first.state_at(90)
+    back, beside = reader(KINDS[kind]()), reader(KINDS[kind]())
+    back.load_state(state)
+    assert values(back.take(40, 20)) == whole[40:60]
+    beside.load_state(state)
+    assert values(beside.anew().take(0, 20)) == whole[:20]
+    assert values(beside.take(90, 10)) == whole[90:]
 
 
 @pytest.mark.parametrize("kind", ["plain", "packed", "buffer", "no state"])

@@ -66,10 +66,8 @@ class StreamReader:
     def __init__(self, name: str, dataset: Any, seed: int, task: int, block_size: int = BLOCK_SIZE) -> None:
         self.name, self.dataset, self.seed, self.task, self.block_size = name, dataset, seed, task, block_size
         self._has_state = has_exact_state(dataset)
-        # A new iteration starts over; the dataset's state may still be that of an earlier reading.
-        self._first = BlockState()
         self._states: list[BlockState] = []
-        self._start_at(self._first)
+        self._start_at(BlockState())
 
     def anew(self) -> StreamReader:
         """A second reader of the same samples, at their start; neither moves the other."""
@@ -91,7 +89,7 @@ class StreamReader:
 
     def state_at(self, position: int) -> dict[str, Any]:
         """What [`~StreamReader.load_state`] needs to continue at `position`: plain values that JSON can hold."""
-        return asdict(self._known(position) or self._first)
+        return asdict(self._known(position) or BlockState())
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continues from a state of [`~StreamReader.state_at`]."""
@@ -109,7 +107,7 @@ class StreamReader:
     def _seek(self, start: int) -> None:
         known = self._known(start)
         if start < self._position:
-            state = known or self._first
+            state = known or BlockState()
             self._states = [earlier for earlier in self._states if earlier.position < state.position]
             self._start_at(state)
         while self._position < start:
@@ -120,26 +118,30 @@ class StreamReader:
         self._position = state.position
         self._block: list[Any] = []
         self._offset = 0
-        self._open(state.epoch, state.dataset)
+        # Opened with the first block: a dataset that has a state loaded and is not read would begin there later on.
+        self._iterator: Iterator[Any] | None = None
+
+    def _opened(self, state: BlockState) -> Iterator[Any]:
+        kept = None if state.dataset is None else json.loads(state.dataset)
+        iterator = iterator_at(self.dataset, state.epoch, kept)
         if state.dataset is None and state.block:
-            self._read_again(state.block * self.block_size, state.epoch)
+            self._read_again(iterator, state.block * self.block_size, state.epoch)
+        return iterator
 
-    def _open(self, epoch: int, dataset_state: str | None) -> None:
-        state = None if dataset_state is None else json.loads(dataset_state)
-        self._iterator = iterator_at(self.dataset, epoch, state)
-
-    def _read_again(self, count: int, epoch: int) -> None:
+    def _read_again(self, iterator: Iterator[Any], count: int, epoch: int) -> None:
         logger.warning(
             "Task %r: its dataset has no state that can be kept, so its first %d samples of pass %d are read again.",
             self.name,
             count,
             epoch,
         )
-        for _ in islice(self._iterator, count):
+        for _ in islice(iterator, count):
             pass
 
     def _read_block(self) -> None:
         state = self._next
+        if self._iterator is None:
+            self._iterator = self._opened(state)
         block = list(islice(self._iterator, self.block_size))
         if not block:
             self._next_pass()
@@ -152,8 +154,7 @@ class StreamReader:
     def _next_pass(self) -> None:
         if self._next.block == 0:
             raise ValueError(f"Task {self.name!r}: its streaming dataset has no samples.")
-        self._next = BlockState(self._next.position, self._next.epoch + 1, 0, self._first.dataset)
-        self._open(self._next.epoch, self._next.dataset)
+        self._next, self._iterator = BlockState(self._next.position, self._next.epoch + 1), None
 
     def _dataset_state(self) -> str | None:
         try:
