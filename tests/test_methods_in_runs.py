@@ -14,7 +14,7 @@ from hf_infinite_lr.cli.launch import Launch
 from hf_infinite_lr.cli.memory import footprint
 from hf_infinite_lr.config import ContinualTrainingArguments
 from hf_infinite_lr.recipe import load_recipe
-from hf_infinite_lr.stream import Task
+from hf_infinite_lr.stream import Task, mixture
 from hf_infinite_lr.trainer import ContinualTrainer
 from hf_infinite_lr.trainer.method_engines import check_engine_of_methods
 
@@ -257,6 +257,23 @@ def test_joint_training_of_streams_is_their_mixture(tiny, tmp_path):
     assert 0.6 < first / len(ids) < 0.9
     tiny.run(tmp_path / "parts", tasks(), stop_at=7, **settings)
     assert tiny.same_model(tiny.run(tmp_path / "parts", tasks(), resume=True, **settings), whole)
+
+
+def test_run_modes_take_a_mixture_by_its_shares(tiny, tmp_path):
+    web, code = tiny.rows(100, 1, 1000), tiny.rows(20, 2, 2000)
+    tasks = {"mixed": mixture([web, code], [0.75, 0.25]), "b": tiny.rows(64, 3, 3000)}
+
+    def counts(method, settings):
+        made = tiny.trainer(tmp_path, tasks, methods={method: settings}, **QUIET)
+        data = made.stream.tasks[-1].dataset
+        ids = [data[row]["id"] for row in range(len(data))]
+        assert len(set(ids)) == len(ids)
+        return [sum(row // 1000 == part for row in ids) for part in (1, 2, 3)]
+
+    assert counts("joint", {}) == [60, 20, 64]
+    web_kept, code_kept, kept = counts("gdumb", {"buffer_size": 60})
+    assert (web_kept + code_kept, kept) == (30, 30)
+    assert code_kept > 2
 
 
 @pytest.mark.pictures

@@ -11,11 +11,11 @@ from datasets import Dataset
 from torch import nn
 from torch.utils.data import Subset
 
-from hf_infinite_lr.stream import Stream, Task
+from hf_infinite_lr.stream import Stream
 from hf_infinite_lr.stream.labels import class_of_each
 from hf_infinite_lr.stream.order import generator
 
-from .joint import identity_of, union
+from .joint import identity_of, tables, union
 from .method import Learner, Method
 
 _BUFFER = 2  # sets the buffer's draws apart from replay's (1) and from the orders of epochs (none)
@@ -99,7 +99,11 @@ def gdumb_stream(stream: Stream, lengths: Sequence[int], settings: GDumbSettings
             f"methods.gdumb: task {streaming[0]!r} is streaming, but buffers are drawn from all samples before the "
             "first step; make it map-style."
         )
-    groups = [_classes(task, place, settings.label_column) for place, task in enumerate(stream.tasks)]
+    parts = tables(stream.tasks, seed)
+    groups = [
+        _classes(task.name, data, place, settings.label_column)
+        for place, (task, data) in enumerate(zip(stream.tasks, parts, strict=True))
+    ]
     samples, classes = sum(map(len, groups)), len({name for members in groups for name in members})
     field = f"methods.gdumb.buffer_size={settings.buffer_size}"
     if settings.buffer_size > samples:
@@ -111,7 +115,7 @@ def gdumb_stream(stream: Stream, lengths: Sequence[int], settings: GDumbSettings
     tasks = tuple(
         replace(
             task,
-            dataset=_picked([other.dataset for other in stream.tasks], rows),
+            dataset=_picked(parts, rows),
             num_steps=steps,
             num_epochs=None,
             fingerprint=identity_of(stream.tasks[: place + 1], repr(settings)),
@@ -121,16 +125,16 @@ def gdumb_stream(stream: Stream, lengths: Sequence[int], settings: GDumbSettings
     return replace(stream, tasks=tasks)
 
 
-def _classes(task: Task, place: int, label_column: str | None) -> Sequence[Hashable]:
+def _classes(task: str, data: Any, place: int, label_column: str | None) -> Sequence[Hashable]:
     if label_column is None:
-        return [place] * len(task.dataset)
-    columns = task.dataset.column_names if isinstance(task.dataset, Dataset) else []
+        return [place] * len(data)
+    columns = data.column_names if isinstance(data, Dataset) else []
     if label_column not in columns:
         raise ValueError(
-            f"methods.gdumb.label_column={label_column!r} must be a column of every task; {task.name!r} has "
+            f"methods.gdumb.label_column={label_column!r} must be a column of every task; {task!r} has "
             f"{', '.join(columns) or 'no columns'}."
         )
-    names: list[Hashable] = class_of_each(task.dataset, label_column).tolist()
+    names: list[Hashable] = class_of_each(data, label_column).tolist()
     return names
 
 

@@ -11,6 +11,7 @@ from datasets import Dataset, concatenate_datasets
 from torch.utils.data import ConcatDataset
 
 from hf_infinite_lr.stream import Stream, Task, mixture
+from hf_infinite_lr.stream.mixture import Mixture
 
 JOINT = "joint"
 
@@ -27,6 +28,12 @@ def union(datasets: Sequence[Any]) -> Any:
     return ConcatDataset(datasets)
 
 
+def tables(tasks: Sequence[Task], seed: int) -> list[Any]:
+    """The data of each task as rows that count the same: of a mixture its first pass, which has its shares."""
+    parts = [task.dataset for task in tasks]
+    return [data.first_pass(seed, place) if isinstance(data, Mixture) else data for place, data in enumerate(parts)]
+
+
 def identity_of(tasks: Sequence[Task], *more: str) -> str:
     """A fingerprint of several tasks together, and of what else shapes their samples."""
     return hashlib.sha256(" ".join([*(task.identity() for task in tasks), *more]).encode()).hexdigest()[:16]
@@ -35,7 +42,8 @@ def identity_of(tasks: Sequence[Task], *more: str) -> str:
 def joint_stream(stream: Stream, lengths: Sequence[int], seed: int) -> Stream:
     """One task of the union of all tasks, with as many steps as the stream has; its columns stay those of the stream.
 
-    Every sample counts the same, whichever task it is of. A run of it has one schedule: the warm-up, the cool-down to
+    Every sample counts the same, whichever task it is of; of a task that is a mixture these are the samples of its
+    first pass. A run of it has one schedule: the warm-up, the cool-down to
     the constant and the annealing are shares of the whole. Of streaming tasks the union is their mixture, each by its
     steps, drawn sample by sample.
 
@@ -45,7 +53,7 @@ def joint_stream(stream: Stream, lengths: Sequence[int], seed: int) -> Stream:
     Args:
         stream ([`Stream`]): The tasks, all map-style or all streaming.
         lengths (`Sequence[int]`): Their steps.
-        seed (`int`): The run's data seed, by which streams are mixed.
+        seed (`int`): The run's data seed, by which streams are mixed and a mixture's first pass is drawn.
 
     Raises:
         ValueError: if some tasks are streaming and some are not.
@@ -55,7 +63,7 @@ def joint_stream(stream: Stream, lengths: Sequence[int], seed: int) -> Stream:
         raise ValueError(
             f"methods.joint: task {streaming[0]!r} is streaming and others are not; make them all one or the other."
         )
-    parts = [task.dataset for task in stream.tasks]
+    parts = tables(stream.tasks, seed)
     together = mixture(parts, lengths, seed=seed) if streaming else union(parts)
     task = Task(JOINT, together, num_steps=sum(lengths), fingerprint=identity_of(stream.tasks))
     return Stream((task,), stream.eval_datasets)

@@ -112,6 +112,10 @@ class Mixture:
         """The rows that a pass visits."""
         return _mixed_order((seed, task, epoch), self.sizes, self.counts)
 
+    def first_pass(self, seed: int, task: int) -> Dataset:
+        """The samples of the first pass as a table, for what takes a task's data as a whole."""
+        return self.table.select(self.order(seed, task, 0))
+
 
 @lru_cache(maxsize=2)
 def _mixed_order(key: tuple[int, int, int], sizes: tuple[int, ...], counts: tuple[int, ...]) -> np.ndarray:
