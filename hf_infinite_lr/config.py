@@ -353,7 +353,10 @@ def check_replay_labels(args: Any, stream: Stream) -> None:
     column = args.replay_class_column
     if column is None:
         return
-    for task in stream.tasks[:-1]:
+    last = stream.tasks[-1]
+    for task in stream.tasks:
+        if task is last and not task.streaming:
+            continue  # nothing is kept of it but row numbers
         columns = getattr(task.dataset, "column_names", None)
         if columns is None and task.streaming:
             continue  # known with its first sample

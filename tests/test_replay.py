@@ -11,7 +11,7 @@ import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
 
-from hf_infinite_lr.stream import Stream, Task
+from hf_infinite_lr.stream import InOrder, Stream, Task, mixture
 from hf_infinite_lr.stream.buffer import FILE_SIZE, StreamBuffer
 from hf_infinite_lr.stream.loading import StreamBatches
 from hf_infinite_lr.stream.order import epoch_order, replay_before, scatter
@@ -367,6 +367,11 @@ def test_checkpoints_carry_what_was_kept(tiny, tmp_path):
             r"replay_class_column='lable': task 'a' has no such column \(.*label",
         ),
         (
+            "ms",
+            {"replay_class_column": "missing"},
+            r"replay_class_column='missing': task 'a' has no such column",
+        ),
+        (
             "sm",
             {"replay_class_column": "lable"},
             r"replay_class_column='lable': task 'a' has no such column \(.*label",
@@ -377,6 +382,24 @@ def test_bad_replay_is_refused(tiny, tmp_path, kinds, settings, message):
     with pytest.raises(ValueError, match=message) as caught:
         tiny.trainer(tmp_path, **tasks_of(tiny, kinds), **{"replay_fraction": 0.5, **settings})
     assert "\n" not in str(caught.value)
+
+
+def test_classes_of_mixtures_and_ordered_tables_are_balanced(tiny, tmp_path):
+    def table(first):
+        rows = tiny.rows(64, first, first)
+        return rows.add_column("label", [int(n % 8 == 0) for n in range(len(rows))])
+
+    tasks = {
+        "mixed": mixture([table(1000), table(2000)], [0.5, 0.5]),
+        "sorted": InOrder(table(3000)),
+        "c": table(4000),
+    }
+    done = tiny.run(tmp_path, tasks, replay_fraction=0.5, replay_class_column="label", evaluate_on="none")
+    replayed = [row for batch in done.data_collator.ids for row in batch if 1000 <= row < 4000]
+    drawn = [row for batch in done.data_collator.ids[-8:] for row in batch if row < 4000]
+    assert {row // 1000 for row in replayed} == {1, 2, 3}
+    rare = sum(row % 1000 % 8 == 0 for row in drawn)
+    assert 0.25 < rare / len(drawn) < 0.75  # an eighth of the rows
 
 
 def test_labels_that_only_show_while_reading(tiny, tmp_path):

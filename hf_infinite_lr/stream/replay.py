@@ -191,7 +191,7 @@ class ReplayIndices:
             ends = np.cumsum([len(self._rows_of(earlier)) for earlier in range(task)])
             memory = _Memory(ends)
             if self.settings.class_column is not None:
-                labels = np.concatenate([self._labels_of(earlier) for earlier in range(task)])
+                labels = np.concatenate([self._labels_of(one) for one in range(task) if len(self._rows_of(one))])
                 _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
                 memory = _Memory(ends, np.argsort(classes, kind="stable"), np.cumsum(counts))
             self._memories = {task: memory}  # a run never goes back to an earlier task
@@ -220,4 +220,5 @@ class ReplayIndices:
 
     def _all_labels(self, task: int) -> np.ndarray:
         assert self.settings.class_column is not None
-        return class_of_each(self._datasets[task], self.settings.class_column)
+        dataset = self._datasets[task]
+        return class_of_each(getattr(dataset, "table", dataset), self.settings.class_column)
