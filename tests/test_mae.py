@@ -1,6 +1,7 @@
 """`objective: mae`: the model, its loss, what is exact about a run, and what is refused."""
 
 import json
+from datetime import date
 from pathlib import Path
 
 import datasets
@@ -285,6 +286,17 @@ def test_parts_of_a_split_and_of_a_mixture_are_probed_on_their_own_images(write,
         [False, False, True],
         [False] * 3,
     ]
+
+
+def test_a_split_by_dates_takes_those_of_yaml(write, tmp_path):
+    """Unquoted, they are no text; the parts of what a source knows as a whole are told apart by what was asked."""
+    file = parquet(tmp_path, day=lambda count: [f"{2020 + n % 2}-06-01" for n in range(count)])
+    split = {"kind": "time", "column": "day", "boundaries": [date(2021, 1, 1)]}
+    path = write(tasks=[{"name": "s", "data_files": file, "eval_fraction": 0.4, "split_into": split}], probes=[])
+    assert "- 2021-01-01\n" in path.read_text()
+    tasks = load_recipe(path).stream().tasks
+    assert [len(task.dataset) > 0 for task in tasks] == [True, True]
+    assert tasks[0].identity() != tasks[1].identity()
 
 
 @pytest.mark.parametrize("streaming", [False, True])

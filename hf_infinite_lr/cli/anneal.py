@@ -51,7 +51,7 @@ def anneal(argv: Sequence[str]) -> int:
         run = checkpoint.parent.parent if checkpoint.parent.name == "trunk" else checkpoint.parent
         path = own.get("config", run / RECIPE)
         entry = _entry(own, path, checkpoint)
-        data = [] if entry is None else ["--tasks", json.dumps([entry]), "--task_steps", "null"]
+        data = [] if entry is None else ["--tasks", json.dumps([entry], default=str), "--task_steps", "null"]
         here = ["--output_dir", json.dumps(str(run)), "--resume_from_checkpoint", "true"]
         trainer = load_recipe(path, [*overrides, *data, *here]).trainer()
     except (ValueError, OSError) as error:

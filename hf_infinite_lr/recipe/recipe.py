@@ -240,7 +240,7 @@ def _part_identity(identity: str | None, entry: Entry, name: str, key: str) -> s
     chosen = {word: entry.content[word] for word in asked if entry.content.get(word) is not None}
     if identity is None or not chosen:
         return identity
-    parts = f"{identity} {json.dumps(chosen, sort_keys=True)} {name} {key}".rstrip()
+    parts = f"{identity} {json.dumps(chosen, sort_keys=True, default=str)} {name} {key}".rstrip()
     return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
