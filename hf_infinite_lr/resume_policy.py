@@ -115,7 +115,7 @@ def resume(saved: ScheduleState, new: ScheduleState, *, rewinds: bool = False) -
             f"The checkpoint's scheduler has {len(saved.base_lrs)} parameter groups, but the optimizer has"
             f" {len(new.base_lrs)}; they must agree."
         )
-    same = saved.name == new.name and saved.arguments == new.arguments
+    same = saved.name == new.name and saved.arguments == new.arguments and saved.base_lrs == new.base_lrs
     if same and new.on_resume in ("continue", saved.on_resume):
         return saved
     policies = {"continue": _continue, "override": _override, "anneal": _anneal}
@@ -339,5 +339,13 @@ def _log_changes(saved: ScheduleState, new: ScheduleState, resumed: ScheduleStat
         verdict = "not applied, because on_resume=continue keeps the rates; " if dropped else ""
         change = f"{key} {old_arguments.get(key)!r} -> {new_arguments.get(key)!r}"
         logger.warning(f"on_resume={new.on_resume}: {change} ({verdict}{rates})")
-    if not changed:
+    if "learning_rate" not in changed and (peaks := _changed_peaks(saved, new)):
+        verdict = "" if new.on_resume == "override" else "not applied, because the checkpoint's are kept; "
+        logger.warning(f"on_resume={new.on_resume}: peaks of parameter groups {peaks} ({verdict}{rates})")
+    elif not changed:
         logger.warning(f"on_resume={new.on_resume} takes effect ({rates})")
+
+
+def _changed_peaks(saved: ScheduleState, new: ScheduleState) -> str:
+    pairs = dict.fromkeys(zip(saved.base_lrs, new.base_lrs, strict=True))
+    return ", ".join(f"{format_rate(old)} -> {format_rate(now)}" for old, now in pairs if old != now)

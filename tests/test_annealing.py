@@ -103,6 +103,25 @@ def test_a_task_of_the_run_as_data(tiny, tmp_path):
         again.anneal(tmp_path / "trunk" / "02-b", 2, task="x")
 
 
+@pytest.mark.parametrize(
+    "settings", [{"reset_optimizer": True}, {"methods": {"mas": {"num_samples": 8}}}], ids=["reset", "mas"]
+)
+def test_other_data_is_no_new_task(tiny, tmp_path, settings):
+    """The branch goes on with the trunk's optimizer; nothing that happens between tasks happens before it."""
+    tiny.run(tmp_path, **settings)
+    begun, states = [], []
+
+    class Look(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+            states.append(len(optimizer.state_dict()["state"]))
+
+    again = tiny.trainer(tmp_path, callbacks=[Look()], **settings)
+    again.begin_task = lambda: begun.append(again.state.global_step)
+    assert again.anneal(tmp_path / "trunk" / "02-b", 2, task="c").name == "02-b-from-12-over-2-on-c"
+    assert begun == []
+    assert states[0] == states[1] > 0
+
+
 BESIDE = """
 import sys
 import conftest as tiny

@@ -93,6 +93,12 @@ def test_schedule_arguments(tiny, tmp_path, kwargs, message):
         ({"save_only_model": True}, r"save_only_model=True cannot be used"),
         ({"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 4}, r"load_best_model_at_end=True"),
         ({"save_strategy": "best", "metric_for_best_model": "a_loss"}, r"save_strategy='best' cannot be used"),
+        ({"metric_for_best_model": "loss"}, r"metric_for_best_model='loss' must be of .* such as eval_a_loss"),
+        (
+            {"metric_for_best_model": "eval_b_loss", "evaluate_on": "seen"},
+            r"metric_for_best_model='eval_b_loss' must be of a column that is always evaluated, such as eval_a_loss",
+        ),
+        ({"metric_for_best_model": "a_loss", "evaluate_on": "none"}, r"and evaluate_on='none' has none"),
         ({"auto_find_batch_size": True}, r"auto_find_batch_size=True cannot be used"),
         ({"ignore_data_skip": True}, r"ignore_data_skip=True cannot be used"),
         ({"enable_jit_checkpoint": True}, r"enable_jit_checkpoint=True cannot be used"),

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
+from hf_infinite_lr.config import ContinualTrainingArguments
 from hf_infinite_lr.stream import Task
 from hf_infinite_lr.stream.order import epoch_order, rows_at
 from hf_infinite_lr.trainer import ContinualTrainer
@@ -524,3 +525,50 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path, tiny, logging_steps, se
     with pytest.raises(FloatingPointError, match=expected):
         tiny.run(tmp_path, cls=NotANumber, logging_steps=logging_steps, save_steps=4, max_grad_norm=0)
     assert not (tmp_path / "checkpoint-12").exists()
+
+
+# ---- what else Trainer may be asked for ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("max_steps", [-1, 8])
+def test_the_end_of_trainers_one_epoch_is_no_second_end_of_a_task(tiny, tmp_path, max_steps):
+    """With `max_steps` the run stops where its first task ends, and goes on from there."""
+    whole = tiny.run(tmp_path / "whole")
+    epochs = {"eval_strategy": "epoch", "save_strategy": "epoch"}
+    done = tiny.run(tmp_path / "epoch", max_steps=max_steps, **epochs)
+    rows = whole.record.matrices["eval_loss"].matrix
+    assert done.record.matrices["eval_loss"].matrix == (rows if max_steps < 0 else rows[:1])
+    if max_steps > 0:
+        again = tiny.run(tmp_path / "epoch", resume=True, **epochs)
+        assert again.record.matrices["eval_loss"].matrix == rows
+
+
+def test_early_stopping_watches_a_metric_and_no_checkpoint_is_the_best(tiny, tmp_path):
+    best = {"metric_for_best_model": "eval_a_loss", "greater_is_better": False}
+    settings = {**best, "eval_strategy": "steps", "eval_steps": 100, "save_total_limit": 1}
+    stopping = EarlyStoppingCallback(early_stopping_patience=1, early_stopping_threshold=100.0)
+    done = tiny.run(tmp_path, callbacks=[stopping], **settings)
+    assert done.state.global_step == 14  # nothing is better by 100: the second evaluation is the last
+    assert done.state.best_metric == done.record.matrices["eval_loss"].matrix[0][0]
+    assert done.state.best_model_checkpoint is None
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-14"]
+
+
+def test_an_optimizer_that_is_given_agrees_with_the_arguments(tiny, tmp_path):
+    def made(rate, **changes):
+        model = tiny.model()
+        args = ContinualTrainingArguments(
+            str(tmp_path), per_device_train_batch_size=8, use_cpu=True, report_to="none", **changes
+        )
+        optimizers = (torch.optim.AdamW(model.parameters(), lr=rate), None)
+        data = {"a": tiny.rows(80, 0)}
+        given = {"train_dataset": data, "eval_dataset": data, "data_collator": tiny.Collator()}
+        return ContinualTrainer(model, args, optimizers=optimizers, **given)
+
+    assert made(1e-3, learning_rate=1e-3).optimizer.defaults["lr"] == 1e-3
+    with pytest.raises(
+        ValueError, match=r"learning_rate=5e-05 must be the rate of the optimizer that is given, 0\.001"
+    ):
+        made(1e-3)
+    with pytest.raises(ValueError, match=r"embedding_learning_rate .* cannot give parameters rates of their own"):
+        made(1e-3, learning_rate=1e-3, embedding_learning_rate=1e-4)

@@ -62,7 +62,7 @@ def adapted(**changes):
     return get_peft_model(model, LoraConfig(**LORA))
 
 
-def trainer(out, *, model=None, tasks="abc", classes=CLASSES, stop_at=None, **changes):
+def trainer(out, *, model=None, model_init=None, tasks="abc", classes=CLASSES, stop_at=None, **changes):
     given = {
         "per_device_train_batch_size": 8, "per_device_eval_batch_size": 16, "learning_rate": 1e-2, "warmup_steps": 1,
         "lr_scheduler_kwargs": {"num_cooldown_steps": 1, "num_anneal_steps": 2}, "task_steps": 6, "save_steps": 4,
@@ -70,7 +70,8 @@ def trainer(out, *, model=None, tasks="abc", classes=CLASSES, stop_at=None, **ch
         "evaluate_on": "seen", "weight_decay": 0.0,
     }  # fmt: skip
     made = ContinualTrainer(
-        model=classifier() if model is None else model,
+        model=classifier() if model is None and model_init is None else model,
+        model_init=model_init,
         args=ContinualTrainingArguments(str(out), **{**given, **changes}),
         train_dataset={name: images(name, 24) for name in tasks},
         eval_dataset={name: images(name, 20, seed=1) for name in tasks},
@@ -215,6 +216,23 @@ def test_the_nearest_mean_is_that_of_the_probe_on_the_pretrained_model(tmp_path)
         predicted = nearest_class_mean(features(train), labels, features(test))
         expected = np.mean(predicted == [int(row["labels"]) for row in test])
         assert made.record.matrices["accuracy"].matrix[2][column] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("methods", [{"nearest_class_mean": {}}, {}], ids=["method", "none"])
+def test_a_loss_alone_is_that_of_the_predictions(tmp_path, methods):
+    whole, alone = (
+        run(tmp_path / name, methods=methods, task_steps=4, prediction_loss_only=only)
+        for name, only in (("whole", False), ("alone", True))
+    )
+    assert "accuracy" not in alone.record.matrices
+    assert alone.record.matrices["eval_loss"].matrix == whole.record.matrices["eval_loss"].matrix
+
+
+def test_a_model_that_is_made_by_a_function_compares_the_same_classes(tmp_path):
+    given = run(tmp_path / "given", model=classifier(dropout=0.0))
+    made = trainer(tmp_path / "made", model_init=lambda: classifier(dropout=0.0))
+    made.train()
+    assert made.record.matrices["eval_loss"].matrix == given.record.matrices["eval_loss"].matrix
 
 
 def test_a_gaussian_has_the_moments_of_its_features():

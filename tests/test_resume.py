@@ -485,6 +485,21 @@ def test_a_curve_over_the_whole_run_cannot_grow(tiny, tmp_path):
         tiny.trainer(tmp_path, tiny.data("ab"), **settings).train(True)
 
 
+def test_a_curve_over_the_whole_run_cannot_take_over(tiny, tmp_path):
+    tiny.run(tmp_path, tiny.data("ab"), stop_at=5, **HELD_OUT)
+    again = tiny.trainer(tmp_path, tiny.data("ab"), lr_scheduler_type="cosine", lr_scheduler_kwargs={}, **HELD_OUT)
+    with pytest.raises(ValueError, match=r"'cosine' is one curve .* checkpoint of 'infinite'; only infinite, cosine_"):
+        again.train(True)
+
+
+def test_evaluating_on_start_at_a_boundary_adds_no_row(tiny, tmp_path):
+    """The checkpoint there holds the task's row already."""
+    whole = tiny.run(tmp_path / "whole", tiny.data("ab"))
+    tiny.run(tmp_path / "parts", tiny.data("ab"), stop_at=8)
+    resumed = tiny.run(tmp_path / "parts", tiny.data("ab"), resume=True, eval_on_start=True)
+    assert resumed.record.matrices["eval_loss"].matrix == whole.record.matrices["eval_loss"].matrix
+
+
 # ---- another engine ------------------------------------------------------------------------------------------------
 
 
@@ -546,6 +561,15 @@ def test_a_changed_rate_is_not_applied_silently(tiny, tmp_path, caplog):
     assert resumed.watch.rates[4] == tiny.PEAK * 0.75
     assert "learning_rate" in caplog.text
     assert "not applied" in caplog.text
+
+
+def test_a_changed_rate_of_the_embeddings_is_not_applied_silently(tiny, tmp_path, caplog):
+    tiny.run(tmp_path, tiny.data("ab"), stop_at=5, embedding_learning_rate=1e-3, **HELD_OUT)
+    with caplog.at_level(logging.WARNING):
+        resumed = tiny.run(tmp_path, tiny.data("ab"), resume=True, embedding_learning_rate=5e-3, **HELD_OUT)
+    assert "peaks of parameter groups 1.0e-3 -> 5.0e-3 (not applied" in caplog.text
+    assert sorted(set(resumed.lr_scheduler.base_lrs)) == [1e-3, tiny.PEAK]
+    assert resumed.record.settings["embedding_learning_rate"] == 1e-3
 
 
 def test_override_applies_new_arguments_from_the_next_update(tiny, tmp_path):

@@ -76,8 +76,13 @@ class ClassIncremental(Host):
                 f"label_smoothing_factor={self.args.label_smoothing_factor} cannot be used with task_classes: it "
                 "would spread over the classes of other tasks."
             )
-        model: Any = base_of(self.accelerator.unwrap_model(self.model))
-        model.loss_function = self._class_loss
+        self._give_loss()
+
+    def _give_loss(self) -> None:
+        """Gives the model its loss, also one that `model_init` has made since."""
+        if self.task_classes is not None:
+            model: Any = base_of(self.accelerator.unwrap_model(self.model))
+            model.loss_function = self._class_loss
 
     def learned_tasks(self, step: int) -> list[str]:
         """Names of the tasks that the model of a global step has begun to learn."""

@@ -65,6 +65,7 @@ class ColumnEvaluation(Host):
                 found = super().evaluate(column, ignore_keys, f"{prefix}_{column}")  # type: ignore[arg-type]  # a name will do
                 self._scores[column] = self._scores_of(column, found, f"{prefix}_{column}_")
                 metrics.update(found)
+                metrics.update({f"{prefix}_{column}_{name}": value for name, value in self._scores[column].items()})
         return metrics
 
     @contextmanager
@@ -77,6 +78,18 @@ class ColumnEvaluation(Host):
         self.record.evaluation_seconds += self._evaluation_seconds.stop()
         if self.is_in_train:
             self._step_seconds.start()
+
+    def _check_best_metric(self) -> None:
+        """Refuses a `metric_for_best_model` that some evaluation would not have."""
+        name = self.args.metric_for_best_model
+        if name is None:
+            return
+        evaluated = [set(self._columns_at(task.end_step)) for task in self.plan.tasks]
+        columns = [column for column in self.columns if all(column in each for each in evaluated)]
+        if any(name.removeprefix("eval_").startswith(f"{column}_") for column in columns):
+            return
+        known = f"such as eval_{columns[0]}_loss" if columns else f"and evaluate_on={self.args.evaluate_on!r} has none"
+        raise ValueError(f"metric_for_best_model={name!r} must be of a column that is always evaluated, {known}.")
 
     def _finished(self, directory: Path | None) -> Mapping[str, Mapping[str, float]]:
         """What `finish_release` says of the model as it is, after it has seen the release in `directory`."""

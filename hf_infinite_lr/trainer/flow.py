@@ -43,6 +43,13 @@ class StreamFlow(TrainerCallback):
             control.should_log = control.should_evaluate = True
             control.should_save |= args.save_strategy != "no"
 
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # Trainer's one epoch ends with its last step; a task that ends there was evaluated and saved by that step.
+        if state.global_step in self.trainer.plan.ends:
+            control.should_evaluate = control.should_save = False
+
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:

@@ -168,15 +168,20 @@ class ForgettingMethods(ClassIncremental):
             if any(method.freezes(name, segment.task, done) for method in self._methods):
                 weight.grad = None
 
-    def prediction_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def prediction_step(
+        self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> Any:
         """The host's step; predictions and their loss are those of the methods."""
-        loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
-        if self.task_classes is None or not self._methods or not isinstance(logits, torch.Tensor):
+        if self.task_classes is None or not self._methods:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        loss, logits, labels = super().prediction_step(model, inputs, False, ignore_keys)
+        if not isinstance(logits, torch.Tensor):
             return loss, logits, labels
         inputs = self._prepare_inputs(inputs)
         for method in self._methods:
             logits = method.predict(self._bare_model, inputs, logits)
-        return cross_entropy(logits, labels), logits, labels
+        loss = cross_entropy(logits, labels)
+        return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
 
     def _add_pulls(self) -> None:
         assert self._weights is not None

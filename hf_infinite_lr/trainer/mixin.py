@@ -13,7 +13,7 @@ from transformers.trainer_callback import ProgressCallback, TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from hf_infinite_lr.arguments import resume_arguments
-from hf_infinite_lr.config import arrange, plan_run, run_mode, schedule_name
+from hf_infinite_lr.config import OWN_SCHEDULES, arrange, plan_run, run_mode, schedule_name
 from hf_infinite_lr.lr_scheduler import ScheduleLR
 from hf_infinite_lr.methods.joint import JOINT
 from hf_infinite_lr.report import write_report
@@ -120,6 +120,7 @@ class ContinualMixin(
         self._joined = [task.name for task in stream.tasks] if run_mode(args) == JOINT else []
         self.schedule, self.plan = plan_run(args, self.stream, batch_size)
         self._check_publication()
+        self._check_best_metric()
         self.score_model = score_model
         self.references: dict[str, Any] = {}
         self.units: dict[str, str] = {}
@@ -131,6 +132,7 @@ class ContinualMixin(
         self._step_seconds, self._evaluation_seconds = Stopwatch(), Stopwatch()
         self._compare_classes(task_classes)
         self._make_methods()
+        self._check_given_optimizer()
         self._pace = Pace(self._step_seconds)
         self._follow_stream()
 
@@ -199,7 +201,7 @@ class ContinualMixin(
                 self.optimizer if optimizer is None else optimizer,
                 self.schedule,
                 name=schedule_name(self.args),
-                on_resume=(self.args.lr_scheduler_kwargs or {}).get("on_resume", "continue"),
+                on_resume=self._on_resume,
                 arguments=resume_arguments(
                     schedule_name(self.args),
                     task_steps=[task.num_steps for task in self.plan.tasks],
@@ -213,6 +215,11 @@ class ContinualMixin(
             )
             self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    @property
+    def _on_resume(self) -> str:
+        policy: str = (self.args.lr_scheduler_kwargs or {}).get("on_resume", "continue")
+        return policy
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Trains the stream, from its start or from a checkpoint.
@@ -245,6 +252,8 @@ class ContinualMixin(
             return super().train(None, *args, **kwargs)
         state = checkpoints.read_json(self._resumed_from / checkpoints.STATE)
         self.record.resume_from(state)
+        if self._on_resume != "override":  # the checkpoint's rates are kept
+            self.record.settings["embedding_learning_rate"] = state["settings"].get("embedding_learning_rate")
         check_data_settings(state, self.record.settings, self.plan)
         check_engine(state, self.record.settings)
         check_methods(state, self.args.methods, self.plan)
@@ -252,15 +261,26 @@ class ContinualMixin(
             self.accelerator, lambda: check_trunk(self._output_dir, self.plan, state["global_step"])
         )
         self._check_merged(state["global_step"])
-        if self.schedule is None and state["num_steps"] != self.plan.num_steps:
-            raise ValueError(
-                f"lr_scheduler_type={schedule_name(self.args)!r} is one curve over the whole run: its past would "
-                f"change with the run's length ({state['num_steps']} -> {self.plan.num_steps} steps)."
-            )
+        if self.schedule is None:
+            self._check_one_curve(state)
         last_step = min(self.args.max_steps, self.plan.num_steps) if self.args.max_steps > 0 else self.plan.num_steps
         if state["global_step"] >= last_step:
             return self._already_finished(self._resumed_from, state["global_step"])
         return super().train(str(self._resumed_from), *args, **kwargs)
+
+    def _check_one_curve(self, state: Mapping[str, Any]) -> None:
+        """Refuses to go on from a checkpoint under a curve, not ours, that was not the checkpoint's."""
+        name, then = schedule_name(self.args), state["schedule"]["name"]
+        if then != name:
+            raise ValueError(
+                f"lr_scheduler_type={name!r} is one curve over the whole run and cannot go on from a checkpoint of "
+                f"{then!r}; only {', '.join(OWN_SCHEDULES)} can take over."
+            )
+        if state["num_steps"] != self.plan.num_steps:
+            raise ValueError(
+                f"lr_scheduler_type={name!r} is one curve over the whole run: its past would change with the run's "
+                f"length ({state['num_steps']} -> {self.plan.num_steps} steps)."
+            )
 
     def _accept_changed_tasks(self, resume: str | bool | None) -> None:
         checkpoint = checkpoints.asked_of_main(self.accelerator, lambda: newest_whole(self._output_dir, resume))
@@ -306,6 +326,7 @@ class ContinualMixin(
                 logger.info(self.plan.describe(task))
             if len(self.plan.tasks) > _DESCRIBED:
                 logger.info("... and %d more tasks", len(self.plan.tasks) - _DESCRIBED)
+        self._give_loss()
         if self._resumed_from is None and self.args.evaluate_on != "none":
             self._evaluate_columns(self.columns)
             self._score_release("untrained", ())
@@ -328,7 +349,7 @@ class ContinualMixin(
             self._rewind(self._output_dir / "trunk" / task.directory, step)
             self._rewind_methods(self._output_dir / "trunk" / task.directory)
         begun = self.plan.task_at(step)
-        if step and begun.start_step == step:
+        if step and begun.start_step == step and not self._annealing:
             self._between_tasks(self.plan.tasks[begun.index - 1])
             if self.args.reset_optimizer:
                 self._reset_optimizer()

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_infinite_lr.lr_scheduler import peak_rate
+
 from .host import Host
 
 
@@ -16,6 +18,28 @@ class OwnRates(Host):
 
     args: Any
     _rate_of: Callable[[str], float]
+
+    def _check_given_optimizer(self) -> None:
+        """Refuses rates of the caller's optimizer that are not those of which the arguments speak.
+
+        Raises:
+            ValueError: naming field, value and rule.
+        """
+        if self.optimizer is None:
+            rate = (self.optimizer_cls_and_kwargs or (None, {}))[1].get("lr")
+        else:
+            rate = peak_rate(self.optimizer)
+            names = [name for name, _ in self.accelerator.unwrap_model(self.model).named_parameters()]
+            if self.args.embedding_learning_rate is not None or any(self._rate_of(name) != 1 for name in names):
+                raise ValueError(
+                    "optimizers: an optimizer that is given has its groups already, so that embedding_learning_rate "
+                    "and methods.slca cannot give parameters rates of their own; leave them out, or the optimizer."
+                )
+        if rate is not None and rate != self.args.learning_rate:
+            raise ValueError(
+                f"learning_rate={self.args.learning_rate} must be the rate of the optimizer that is given, {rate}: "
+                "absolute rates of the schedule and the record refer to it."
+            )
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """As the host's, with a group of their own for parameters that have their own rate."""

@@ -83,6 +83,11 @@ class RunRecord:
                 matrix = matrix.with_row({})
             self.matrices[metric] = matrix.with_row(rows.get(metric, {}))
 
+    def has_row(self, task: TaskPlan) -> bool:
+        """Whether the scores after training a task are known."""
+        matrix = self.matrices.get(PRIMARY_METRIC)
+        return matrix is not None and len(matrix.matrix) > self._row_of(task)
+
     def add_benchmarks(self, task: TaskPlan | None, scores: Mapping[str, Mapping[str, float]]) -> None:
         """Notes a release's scores (None: of the model before training): benchmark -> metric -> value."""
         if scores:

@@ -27,8 +27,13 @@ class TaskEnds(MergedReleases):
     def _evaluate(
         self, trial: Any, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False
     ) -> dict[str, float]:
-        """At a task's end the evaluation is followed by the release and the matrix row."""
+        """At a task's end the evaluation is followed by the release and the matrix row.
+
+        Trainer may evaluate there again, on resuming or at the end of its one epoch; a task ends once.
+        """
         task = self.plan.ends.get(self.state.global_step)
+        if task is not None and self.record.has_row(task):
+            task = None
         with self._merged(task), nullcontext() if task is None else self._released(task):
             return self._evaluated(task, trial, ignore_keys_for_eval, skip_scheduler)
 

@@ -97,6 +97,12 @@ class TrunkAndBranches(Engines, Publishing):
             f"{self._get_learning_rate():.3g}); the last checkpoint is {saved[0] if saved else 'none'}."
         )
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """As in the host, for early stopping; no checkpoint is called the best, which it would seek where it saves."""
+        is_best = super()._determine_best_metric(metrics, trial)
+        self.state.best_global_step = None
+        return is_best
+
     def _get_output_dir(self, trial: Any) -> str:
         return self._host_output_dir or super()._get_output_dir(trial)
 
