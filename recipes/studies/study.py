@@ -22,7 +22,7 @@ from typing import Any
 
 import pins
 import records
-from arms import SEARCH_SEED, TABLES, Table, arms, grid, overrides
+from arms import LABELS, SEARCH_SEED, TABLES, Table, arms, grid, overrides
 from tqdm import tqdm
 
 HERE = Path(__file__).parent
@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("study", choices=["lm", "mae"])
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, one core each")
     parser.add_argument("--tables", nargs="+", choices=list(TABLES))
-    parser.add_argument("--arms", nargs="+", help="of each table; all by default")
+    parser.add_argument("--arms", nargs="+", choices=list(LABELS), help="of each table; all by default")
     parser.add_argument("--seeds", type=int, nargs="+", help="as many as each table has by default")
     parser.add_argument("--folder", type=Path, help="of the JSON, if not this one")
     parser.add_argument("--quick", action="store_true", help="a few updates, into out/studies/quick")
