@@ -436,17 +436,22 @@ def test_evaluating_leaves_no_trace_in_training(tiny, tmp_path):
 
 
 def test_further_metrics_get_a_matrix_of_their_own(tiny, tmp_path):
-    tiny.run(
+    done = tiny.run(
         tmp_path,
         tiny.data("ab"),
         cls=lambda **kwargs: ContinualTrainer(
             **kwargs, score_column=lambda column, metrics: {"perplexity": 2 ** metrics["loss"]}
         ),
+        metric_for_best_model="a_perplexity",
+        greater_is_better=False,
     )
     loss, further = (read(tmp_path / name) for name in ("task_matrix.json", "task_matrix.perplexity.json"))
     assert further["metric"] == "perplexity"
     assert further["matrix"] == [[2**value for value in row] for row in loss["matrix"]]
     assert further["baseline"] == [2**value for value in loss["baseline"]]
+    assert done.state.best_metric == min(row[0] for row in further["matrix"])
+    found = done.evaluate()
+    assert found["eval_a_perplexity"] == 2 ** found["eval_a_loss"]
 
 
 # ---- the same work as Trainer --------------------------------------------------------------------------------------
