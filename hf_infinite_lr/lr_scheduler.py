@@ -77,6 +77,7 @@ class ScheduleLR(LRScheduler):
         self.on_resume = on_resume
         self.rewinds = rewinds
         super().__init__(optimizer)
+        self.asked_lrs = tuple(float(base_lr) for base_lr in self.base_lrs)
 
     def get_lr(self) -> list[float | Tensor]:
         """Return the rate of each parameter group at the position."""
@@ -116,6 +117,7 @@ class ScheduleLR(LRScheduler):
             self.schedule,
             tuple(float(base_lr) for base_lr in self.base_lrs),
             self.last_epoch,
+            self.asked_lrs,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -135,6 +137,7 @@ class ScheduleLR(LRScheduler):
         self.on_resume = resumed.on_resume
         self.schedule = resumed.schedule
         self.base_lrs = list(resumed.base_lrs)
+        self.asked_lrs = resumed.asked_lrs or self.asked_lrs
         self._step_count = resumed.position + 1
         self.set_position(resumed.position)
 

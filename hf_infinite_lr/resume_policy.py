@@ -34,6 +34,9 @@ class ScheduleState:
             Peak rate of each parameter group.
         position (`int`):
             Updates done.
+        asked_lrs (`tuple[float, ...]`, *optional*):
+            Peaks that the run asked for, which differ from `base_lrs` where a resume has kept the checkpoint's. None
+            in states that do not tell.
     """
 
     name: str
@@ -42,6 +45,7 @@ class ScheduleState:
     schedule: Schedule
     base_lrs: tuple[float, ...]
     position: int
+    asked_lrs: tuple[float, ...] | None = None
 
     @property
     def rate(self) -> float:
@@ -57,6 +61,7 @@ class ScheduleState:
             "on_resume": self.on_resume,
             "schedule": self.schedule.to_dict(),
             "base_lrs": list(self.base_lrs),
+            "asked_lrs": list(self.asked_lrs or self.base_lrs),
             "last_epoch": self.position,
         }
 
@@ -86,6 +91,7 @@ class ScheduleState:
             Schedule.from_dict(values["schedule"]),
             tuple(values["base_lrs"]),
             values["last_epoch"],
+            tuple(values["asked_lrs"]) if "asked_lrs" in values else None,
         )
 
 
@@ -115,13 +121,17 @@ def resume(saved: ScheduleState, new: ScheduleState, *, rewinds: bool = False) -
             f"The checkpoint's scheduler has {len(saved.base_lrs)} parameter groups, but the optimizer has"
             f" {len(new.base_lrs)}; they must agree."
         )
-    same = saved.name == new.name and saved.arguments == new.arguments and saved.base_lrs == new.base_lrs
+    same = (saved.name, saved.arguments) == (new.name, new.arguments) and not _other_peaks(saved, new)
     if same and new.on_resume in ("continue", saved.on_resume):
         return saved
     policies = {"continue": _continue, "override": _override, "anneal": _anneal}
     resumed = policies[new.on_resume](saved, new, rewinds)
     _log_changes(saved, new, resumed)
     return resumed
+
+
+def _other_peaks(saved: ScheduleState, new: ScheduleState) -> bool:
+    return saved.asked_lrs is not None and saved.asked_lrs != new.asked_lrs
 
 
 def _override(saved: ScheduleState, new: ScheduleState, rewinds: bool) -> ScheduleState:  # noqa: ARG001
@@ -339,13 +349,10 @@ def _log_changes(saved: ScheduleState, new: ScheduleState, resumed: ScheduleStat
         verdict = "not applied, because on_resume=continue keeps the rates; " if dropped else ""
         change = f"{key} {old_arguments.get(key)!r} -> {new_arguments.get(key)!r}"
         logger.warning(f"on_resume={new.on_resume}: {change} ({verdict}{rates})")
-    if "learning_rate" not in changed and (peaks := _changed_peaks(saved, new)):
+    if "learning_rate" not in changed and _other_peaks(saved, new):
+        pairs = dict.fromkeys(zip(saved.base_lrs, new.base_lrs, strict=True))
+        peaks = ", ".join(f"{format_rate(old)} -> {format_rate(now)}" for old, now in pairs if old != now)
         verdict = "" if new.on_resume == "override" else "not applied, because the checkpoint's are kept; "
         logger.warning(f"on_resume={new.on_resume}: peaks of parameter groups {peaks} ({verdict}{rates})")
     elif not changed:
         logger.warning(f"on_resume={new.on_resume} takes effect ({rates})")
-
-
-def _changed_peaks(saved: ScheduleState, new: ScheduleState) -> str:
-    pairs = dict.fromkeys(zip(saved.base_lrs, new.base_lrs, strict=True))
-    return ", ".join(f"{format_rate(old)} -> {format_rate(now)}" for old, now in pairs if old != now)

@@ -566,8 +566,12 @@ def test_a_changed_rate_is_not_applied_silently(tiny, tmp_path, caplog):
 def test_a_changed_rate_of_the_embeddings_is_not_applied_silently(tiny, tmp_path, caplog):
     tiny.run(tmp_path, tiny.data("ab"), stop_at=5, embedding_learning_rate=1e-3, **HELD_OUT)
     with caplog.at_level(logging.WARNING):
-        resumed = tiny.run(tmp_path, tiny.data("ab"), resume=True, embedding_learning_rate=5e-3, **HELD_OUT)
-    assert "peaks of parameter groups 1.0e-3 -> 5.0e-3 (not applied" in caplog.text
+        changed = {"embedding_learning_rate": 5e-3, **HELD_OUT}
+        tiny.run(tmp_path, tiny.data("ab"), resume=True, stop_at=9, **changed)
+        assert "peaks of parameter groups 1.0e-3 -> 5.0e-3 (not applied" in caplog.text
+        caplog.clear()
+        resumed = tiny.run(tmp_path, tiny.data("ab"), resume=True, **changed)
+        assert "peaks" not in caplog.text
     assert sorted(set(resumed.lr_scheduler.base_lrs)) == [1e-3, tiny.PEAK]
     assert resumed.record.settings["embedding_learning_rate"] == 1e-3
 
