@@ -308,6 +308,17 @@ def test_push_sends_the_releases_of_a_run_that_was_not_told_to_publish(hub, made
     assert "continual_state.json" in capsys.readouterr().err
 
 
+def test_a_release_that_waits_as_private_stays_private(made, tmp_path):
+    """Offline the run has queued it; naming the repository again must not publish it to everybody."""
+    run = tmp_path / "run"
+    shutil.copytree(made, run)
+    queue = PublicationQueue(run)
+    queue.add("release", "01-a", "user/model", branch="dev", private=True)
+    assert main(["push", str(run), "--hub_model_id", "user/model", "--dry_run"]) == 3
+    assert {(each.branch, each.private) for each in queue.waiting() if each.kind == "release"} == {("dev", True)}
+    assert len(queue.waiting()) == len(list((run / "releases").iterdir()))
+
+
 def test_two_processes_do_not_send_the_same_queue(hub, queue):
     from filelock import FileLock
 

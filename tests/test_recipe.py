@@ -210,6 +210,14 @@ def test_a_recipe_that_is_not_there(tmp_path):
         ({"block_size": "long"}, r"block_size='long' must be of type int"),
         ({"block_size": 1}, r"block_size is 1 but must be a whole number of at least 2"),
         ({"block_size": 64}, r"block_size is 64 but the model has only 32 positions"),
+        (
+            {
+                "block_size": 64,
+                "model_type": "gpt2",
+                "config_overrides": {"n_positions": 32, "n_embd": 16, "n_layer": 1, "n_head": 2},
+            },
+            r"block_size is 64 but the model has only 32 positions",
+        ),
         ({"model_type": "lama"}, r"model_type 'lama' is unknown; did you mean 'llama'\?"),
         ({"model_type": ...}, r"config_name is None, model_type is None: give exactly one"),
         ({"config_overrides": {"hiden_size": 8}}, r"config_overrides\.hiden_size is no field.*'hidden_size'"),

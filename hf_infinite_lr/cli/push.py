@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from hf_infinite_lr.announcement import show_on_console
@@ -82,12 +83,15 @@ def _send(queue: PublicationQueue, publisher: Publisher, total: int) -> int:
 
 
 def _add_releases(queue: PublicationQueue, repo_id: str) -> None:
-    """Puts every release into the queue, also of a run that was not told to publish."""
+    """Puts every release into the queue, as private and on the branch that the run has asked for, if it has."""
     found = sorted((queue.output_dir / "releases").glob(f"*/{CARD_FACTS}"))
     if not found:
         raise ValueError(f"{queue.output_dir / 'releases'} holds no release with a card.")
+    known = [*(sent["publication"] for sent in queue.sent()), *map(asdict, queue.waiting())]
+    asked = [publication for publication in known if publication["kind"] == "release"]
+    branch, private = (asked[-1]["branch"], asked[-1]["private"]) if asked else ("main", None)
     for facts in found:
-        queue.add("release", facts.parent.name, repo_id, branch="main", private=None)
+        queue.add("release", facts.parent.name, repo_id, branch=branch, private=private)
 
 
 def _describe(publisher: Publisher, waiting: Sequence[Publication]) -> int:

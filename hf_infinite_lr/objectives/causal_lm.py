@@ -268,6 +268,6 @@ def _check_sizes(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, blo
             f"tokenizer_name {tokenizer.name_or_path!r} has {_vocabulary(tokenizer)} tokens but the model's "
             f"vocabulary holds only {rows}; take the model's own tokenizer or resize its embeddings."
         )
-    positions = model.config.to_dict().get("max_position_embeddings")
+    positions = getattr(model.config, "max_position_embeddings", None)
     if block_size is not None and positions is not None and block_size > positions:
         raise ValueError(f"block_size is {block_size} but the model has only {positions} positions.")

@@ -102,7 +102,7 @@ class _Scorer:
 
     def score(self, documents: datasets.Dataset, rows: np.ndarray, records: _ScoreFile) -> None:
         """Scores documents in the order of `rows`, and writes each batch down before the next begins."""
-        positions = self.model.config.to_dict().get("max_position_embeddings") or self.block_size
+        positions = getattr(self.model.config, "max_position_embeddings", None) or self.block_size
         length = min(self.block_size, positions)
         for start in tqdm(range(0, len(rows), self.batch_size), desc="Scoring", unit="batch"):
             batch = rows[start : start + self.batch_size]
