@@ -6,7 +6,6 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from hf_infinite_lr.announcement import show_on_console
@@ -87,9 +86,9 @@ def _add_releases(queue: PublicationQueue, repo_id: str) -> None:
     found = sorted((queue.output_dir / "releases").glob(f"*/{CARD_FACTS}"))
     if not found:
         raise ValueError(f"{queue.output_dir / 'releases'} holds no release with a card.")
-    known = [*(sent["publication"] for sent in queue.sent()), *map(asdict, queue.waiting())]
-    asked = [publication for publication in known if publication["kind"] == "release"]
-    branch, private = (asked[-1]["branch"], asked[-1]["private"]) if asked else ("main", None)
+    known = [*(Publication(**sent["publication"]) for sent in queue.sent()), *queue.waiting()]
+    asked = [publication for publication in known if publication.kind == "release"]
+    branch, private = (asked[-1].branch, asked[-1].private) if asked else ("main", None)
     for facts in found:
         queue.add("release", facts.parent.name, repo_id, branch=branch, private=private)
 

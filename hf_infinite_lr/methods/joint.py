@@ -43,9 +43,8 @@ def joint_stream(stream: Stream, lengths: Sequence[int], seed: int) -> Stream:
     """One task of the union of all tasks, with as many steps as the stream has; its columns stay those of the stream.
 
     Every sample counts the same, whichever task it is of; of a task that is a mixture these are the samples of its
-    first pass. A run of it has one schedule: the warm-up, the cool-down to
-    the constant and the annealing are shares of the whole. Of streaming tasks the union is their mixture, each by its
-    steps, drawn sample by sample.
+    first pass. A run of it has one schedule: the warm-up, the cool-down to the constant and the annealing are shares
+    of the whole. Of streaming tasks the union is their mixture, each by its steps, drawn sample by sample.
 
     Cost: no bytes beyond fine-tuning, for the union is not copied, and no time for a step;
     `recipes/benchmarks/methods.py` measures it.

@@ -64,8 +64,8 @@ class ColumnEvaluation(Host):
             for column in columns:
                 found = super().evaluate(column, ignore_keys, f"{prefix}_{column}")  # type: ignore[arg-type]  # a name will do
                 self._scores[column] = self._scores_of(column, found, f"{prefix}_{column}_")
-                metrics.update(found)
-                metrics.update({f"{prefix}_{column}_{name}": value for name, value in self._scores[column].items()})
+                scores = {f"{prefix}_{column}_{name}": value for name, value in self._scores[column].items()}
+                metrics.update(found | scores)
         return metrics
 
     @contextmanager
