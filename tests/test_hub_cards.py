@@ -270,7 +270,9 @@ def test_changed_settings_name_no_place_and_no_account(tmp_path):
 
 def test_what_a_model_is_stands_in_its_files(tmp_path):
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "/models/llama"}')
-    facts = model_facts(tmp_path, "PeftModelForCausalLM", num_parameters=5, num_trained=1, base_model=None)
+    facts = model_facts(
+        tmp_path, "PeftModelForCausalLM", "LlamaForCausalLM", num_parameters=5, num_trained=1, base_model=None
+    )
     assert (facts["kind"], facts["base_model"], facts["from_scratch"], facts["causal"]) == (
         "adapter",
         None,
@@ -279,7 +281,9 @@ def test_what_a_model_is_stands_in_its_files(tmp_path):
     )
     (tmp_path / "adapter_config.json").unlink()
     (tmp_path / "config.json").write_text('{"model_type": "vit_mae", "image_size": 32, "num_channels": 3}')
-    facts = model_facts(tmp_path, "ViTMAEForPreTraining", num_parameters=5, num_trained=5, base_model="user/base")
+    facts = model_facts(
+        tmp_path, *["ViTMAEForPreTraining"] * 2, num_parameters=5, num_trained=5, base_model="user/base"
+    )
     assert (facts["kind"], facts["base_model"], facts["image"]) == ("mae", "user/base", [3, 32])
 
 
@@ -349,7 +353,7 @@ def test_the_cards_code_runs_on_the_release(make, made, tmp_path, monkeypatch):
     folder = run.path / "releases" / "01-task"
     folder.mkdir(parents=True)
     model_class = make(folder)
-    model = model_facts(folder, model_class, num_parameters=5, num_trained=5, base_model=None)
+    model = model_facts(folder, model_class, model_class, num_parameters=5, num_trained=5, base_model=None)
     card = render_card(facts_of(run, model=model, hub={"repo_id": None, "trunks": False, "license": None}))
     found = {}
     exec(re.search(r"## Use it\s+```python\n(.*?)```", card, re.DOTALL)[1], found)

@@ -1,6 +1,7 @@
 """Class-incremental classification: what is compared, what the learners do, what is exact, and what is refused."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import datasets
@@ -9,8 +10,9 @@ import pytest
 import torch
 import yaml
 from conftest import same_model, same_tensors, weights
+from huggingface_hub import ModelCard
 from torch.nn import functional
-from transformers import ViTConfig, ViTForImageClassification
+from transformers import ViTConfig, ViTForImageClassification, ViTMAEConfig, ViTMAEForPreTraining
 
 from hf_infinite_lr.config import ContinualTrainingArguments
 from hf_infinite_lr.evaluation import nearest_class_mean
@@ -19,7 +21,7 @@ from hf_infinite_lr.methods.lae import AdapterEnsemble, LAESettings
 from hf_infinite_lr.methods.slca import Gaussian, SLCASettings, aligned
 from hf_infinite_lr.objectives.causal_lm import ModelSource
 from hf_infinite_lr.objectives.image_classification import accuracy
-from hf_infinite_lr.objectives.mae_model import build_config, build_mae, encode, unmasked
+from hf_infinite_lr.objectives.mae_model import build_config, build_mae, build_processor, encode, unmasked
 from hf_infinite_lr.objectives.vit_model import build_vit, build_vit_config
 from hf_infinite_lr.recipe import load_recipe
 from hf_infinite_lr.stream.task_classes import TaskClasses
@@ -389,8 +391,18 @@ def write(tmp_path, monkeypatch):
     return write
 
 
+def of_a_base(folder):
+    """Keys of a recipe with an adapter of a saved masked autoencoder."""
+    decoder = {f"decoder_{name}": value for name, value in SIZES.items()}
+    config = ViTMAEConfig(**SIZES, **decoder, image_size=32, patch_size=16)
+    ViTMAEForPreTraining(config).save_pretrained(folder / "base")
+    build_processor(ModelSource(model_type="vit_mae"), config, None, None).save_pretrained(folder / "base")
+    base = {"model_name_or_path": str(folder / "base"), "model_type": None, "config_overrides": {}}
+    return {**base, "lora": {"r": 2, "target_modules": ["v_proj"]}}
+
+
 def test_a_recipe_splits_pictures_by_class(write, tmp_path):
-    made = load_recipe(write(lora={"r": 2, "target_modules": ["v_proj"]}, merge_releases=True)).trainer()
+    made = load_recipe(write(**of_a_base(tmp_path), merge_releases=True)).trainer()
     assert [len(part) for part in made.task_classes.of.values()] == [5, 5]
     assert made.task_classes.of_tasks(["digits-1", "digits-2"]) == tuple(range(10))
     made.train()
@@ -401,6 +413,35 @@ def test_a_recipe_splits_pictures_by_class(write, tmp_path):
     names = [merged.config.id2label[number] for number in made.task_classes.of["digits-1"]]
     held = made.stream.tasks[0].holds
     assert held == f"classes {', '.join(names)}"
+
+
+def test_the_code_of_an_adapters_card_makes_the_classifier(write, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = load_recipe(write(**of_a_base(tmp_path), methods={"lae": {}})).trainer()
+    made.train()
+    release = tmp_path / "out" / "releases" / "02-digits-2"
+    card = (release / "README.md").read_text()
+    assert ModelCard(card).data.pipeline_tag == "image-classification"
+    code = re.search(r"## Use it\s+```python\n(.*?)```", card, re.DOTALL)[1]
+    found = {}
+    exec(code.replace("where/the/base/model/lies", "base"), found)
+    pixels = torch.rand(4, 3, 32, 32)
+    with torch.no_grad():
+        logits = found["model"].eval()(pixel_values=pixels).logits
+        assert torch.equal(logits, made.model.eval()(pixel_values=pixels).logits)
+    assert list(found["config"].id2label.values()) == list(made.model.config.id2label.values())
+    assert sorted(path.name for path in release.rglob("README.md")) == ["README.md"], "PEFT's own name a local path"
+    assert not any(str(tmp_path) in (release / name).read_text() for name in ("README.md", "card.json"))
+
+
+def test_the_head_is_trained_with_whatever_else_an_adapter_saves(write, tmp_path):
+    given = of_a_base(tmp_path)
+    given["lora"]["modules_to_save"] = ["layernorm"]
+    made = load_recipe(write(**given)).trainer()
+    trained = {name for name, part in made.model.named_parameters() if part.requires_grad and "lora" not in name}
+    assert {name.split(".")[-4] for name in trained if "modules_to_save" in name} == {"classifier", "layernorm"}, (
+        trained
+    )
 
 
 DIGITS = {"name": "digits", "builtin": "digits"}
@@ -421,6 +462,7 @@ DIGITS = {"name": "digits", "builtin": "digits"}
             r"streaming=True of 's' cannot be used with objective='image_classification'",
         ),
         ({"methods": {"lae": {}}}, r"methods\.lae needs an adapter: give lora"),
+        ({"lora": {}}, r"lora needs model_name_or_path: an adapter's release does not hold a new model's weights"),
         (
             {"methods": {"attention_preserving": {}}, "lora": {"target_modules": ["v_proj"]}},
             r"methods\.attention_preserving needs attn_implementation='eager'",
@@ -435,8 +477,9 @@ DIGITS = {"name": "digits", "builtin": "digits"}
     ids=lambda value: str(value)[:40],
 )
 def test_bad_input_is_refused_before_the_first_step(write, tmp_path, changes, message):
+    base = of_a_base(tmp_path) if changes.get("lora") else {}
     with pytest.raises(ValueError, match=message):
-        load_recipe(write(**changes)).trainer()
+        load_recipe(write(**{**base, **changes})).trainer()
     assert not list(tmp_path.glob("out/*"))
 
 

@@ -207,6 +207,10 @@ def test_restoring_another_adapter_is_refused(recipe, base, tmp_path):
         ({"lora": None, "adapter_per_task": True}, "adapter_per_task=True needs an adapter: give lora"),
         ({"lora": None, "merge_releases": True}, "merge_releases=True needs an adapter: give lora"),
         ({"adapter_per_task": True}, "reset_optimizer=False would train a fresh adapter"),
+        (
+            {"adapter_per_task": True, "reset_optimizer": True, "methods": {"l2": {"weight": 1}}},
+            r"adapter_per_task=True with methods\.l2 would pull each fresh adapter to the one before",
+        ),
         ({"model_name_or_path": None, "model_type": "llama"}, "lora needs model_name_or_path"),
         ({"embedding_learning_rate": 1e-4}, "embedding_learning_rate=0.0001: the model trains no embedding"),
         ({"embedding_learning_rate": 0}, r"embedding_learning_rate=0.0 must be above 0"),
@@ -235,3 +239,12 @@ def test_merging_is_refused_where_no_process_holds_the_whole_model(recipe, monke
     monkeypatch.setattr("hf_infinite_lr.trainer.mixin.zero_stage", lambda trainer: 3)
     with pytest.raises(ValueError, match=r"merged adapters \(merge_releases\) need the whole model .* ZeRO-3"):
         recipe(merge_releases=True).trainer()
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_fresh_adapters_are_refused_where_the_engine_trains_other_tensors(recipe, monkeypatch, stage):
+    monkeypatch.setattr("hf_infinite_lr.trainer.mixin.zero_stage", lambda trainer: stage)
+    with pytest.raises(
+        ValueError, match=r"\(adapter_per_task=True\) cannot be used with DeepSpeed, which trains master"
+    ):
+        recipe(adapter_per_task=True, reset_optimizer=True).trainer()

@@ -75,6 +75,15 @@ def test_few_shots_draw_that_many_and_more_are_better(digits):
     few_shot_accuracy(train[rare], labels[rare], test, truth, per_class=10, draws=2)
 
 
+def test_one_class_is_every_probes_answer(digits):
+    train, test, labels, truth = digits
+    only = train[labels == "3"]
+    names = np.repeat("3", len(only))
+    for probe in (linear_probe, nearest_class_mean, nearest_neighbours):
+        assert set(probe(only, names, test)) == {"3"}
+    assert few_shot_accuracy(only, names, test, truth, per_class=5) == (np.mean(truth == "3"), 0.0)
+
+
 def test_interval_of_known_values():
     mean, half = mean_and_half_width([1.0, 2.0, 4.0])
     assert mean == pytest.approx(7 / 3)

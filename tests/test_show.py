@@ -8,6 +8,8 @@ from PIL import Image
 from hf_infinite_lr.cli.show import show
 from hf_infinite_lr.construction import schedule_from_arguments
 
+PER_TASK = ["--model_name_or_path", "m", "--model_type", "null", "--lora.r", "2"]
+PER_TASK += ["--adapter_per_task", "true", "--reset_optimizer", "true"]
 README = ["--learning_rate", "3e-4", "--warmup_steps", "500", "--max_steps", "10000"]
 
 
@@ -328,6 +330,16 @@ def test_a_launch_file_says_what_the_run_takes_there(small_recipe, capsys):
         ("{zero_stage: 2}", ["--merge.method", "ema"], r"merge\.method='ema' cannot be used with DeepSpeed"),
         ("{zero_stage: 3, zero3_save_16bit_model: true}", ["--zero_shot_tasks", "[piqa]"], r"which DeepSpeed ZeRO-3"),
         ("{distributed_type: FSDP, num_processes: 2}", ["--zero_shot_tasks", "[piqa]"], r"which FSDP does not keep"),
+        (
+            "{distributed_type: FSDP, num_processes: 2}",
+            PER_TASK,
+            r"adapter_per_task=True\) cannot be used with FSDP",
+        ),
+        (
+            "{zero_stage: 1}",
+            PER_TASK,
+            r"adapter_per_task=True\) cannot be used with Deep",
+        ),
         ("{distributed_type: MEGATRON_LM, num_processes: 2}", [], r"distributed_type=MEGATRON_LM cannot be used"),
         (
             "{distributed_type: FSDP, num_processes: 4, parallelism_config: {parallelism_config_tp_size: 2}}",

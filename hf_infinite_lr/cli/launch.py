@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_infinite_lr.trainer.engines import check_deepspeed, check_parallelism
 from hf_infinite_lr.trainer.merged import check_engine_of_merging
-from hf_infinite_lr.trainer.method_engines import check_finishing, check_sharded_methods
+from hf_infinite_lr.trainer.method_engines import check_beginning, check_finishing, check_sharded_methods
 
 if TYPE_CHECKING:
     from hf_infinite_lr.recipe import Recipe
@@ -167,6 +167,8 @@ def check_launch(launch: Launch, recipe: Recipe) -> Iterator[str]:
     check_engine_of_merging(args.merge, fsdp=fsdp, deepspeed=stage is not None)
     if recipe.objective.finishes_releases:
         check_finishing(fsdp=fsdp, zero_stage=stage)
+    if recipe.objective.begins_tasks:
+        check_beginning(fsdp=fsdp, zero_stage=stage)
     said = {"bf16": args.bf16, "fp16": args.fp16}
     own = next((name for name, is_set in said.items() if is_set), "no")
     if launch.mixed_precision not in ("no", own):

@@ -92,6 +92,8 @@ def nearest_class_mean(train: np.ndarray, labels: np.ndarray, test: np.ndarray) 
     from sklearn.neighbors import NearestCentroid
     from sklearn.preprocessing import normalize
 
+    if len(classes := np.unique(labels)) == 1:  # scikit-learn wants two
+        return np.repeat(classes, len(test))
     with warnings.catch_warnings():
         # It warns of features that do not vary within the classes, which matter to its shrinkage alone.
         warnings.simplefilter("ignore", UserWarning)
@@ -112,6 +114,8 @@ def few_shot_accuracy(
     """
     Accuracy of a logistic regression that sees a few samples of each class, over several draws of these.
 
+    Where there is one class, that is its answer.
+
     Args:
         train (`np.ndarray`): Shape (n, width), from which each draw takes `per_class` samples a class.
         labels (`np.ndarray`): Shape (n,).
@@ -127,8 +131,10 @@ def few_shot_accuracy(
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
+    if len(classes := np.unique(labels)) == 1:  # scikit-learn wants two
+        return float(np.mean(truth == classes[0])), 0.0
     random = np.random.RandomState(seed)
-    rows = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    rows = [np.flatnonzero(labels == label) for label in classes]
     accuracies = []
     for _ in range(draws):
         drawn = np.concatenate([random.permutation(own)[:per_class] for own in rows])

@@ -79,13 +79,20 @@ def release_facts(
 
 
 def model_facts(
-    folder: Path, model_class: str, *, num_parameters: int, num_trained: int, base_model: str | None
+    folder: Path,
+    model_class: str,
+    base_class: str,
+    *,
+    num_parameters: int,
+    num_trained: int,
+    base_model: str | None,
 ) -> dict[str, Any]:
     """What the saved model is.
 
     Args:
         folder (`Path`): The release.
         model_class (`str`): Of the model that was trained.
+        base_class (`str`): Of the model below its adapter; without one the same.
         num_parameters (`int`): All, frozen ones included.
         num_trained (`int`): Those that are not frozen.
         base_model (`str`, *optional*): What it was loaded from: a Hub id or a local path.
@@ -95,6 +102,7 @@ def model_facts(
     base = adapter.get("base_model_name_or_path") if adapter else base_model
     return {
         "class": model_class,
+        "base_class": base_class,
         "type": config.get("model_type"),
         "kind": "adapter" if adapter else _kind(model_class),
         "causal": model_class.endswith(("ForCausalLM", "LMHeadModel")),

@@ -112,6 +112,7 @@ class AdapterEnsemble(Method):
         if self.offline:
             with self._offline_in(model):
                 adapter_model(model, self.name).save_pretrained(str(directory / OFFLINE))
+            (directory / OFFLINE / "README.md").unlink()  # PEFT's card, which names where the base model lay
 
     def state(self) -> dict[str, torch.Tensor]:
         """The offline adapter."""

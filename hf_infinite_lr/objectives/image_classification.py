@@ -11,6 +11,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import torch
 from transformers import EvalPrediction
 
 from hf_infinite_lr.stream.task_classes import TaskClasses
@@ -21,6 +22,7 @@ from .image_objective import AugmentationArguments, ImageObjective
 from .image_source import ImageSource
 from .images import IMAGE, LABEL, ImageSplits, class_names, refuse_unlabelled
 from .lora import MERGED, AdapterArguments, FreshAdapter, save_merged, with_adapter
+from .mae_model import build_processor
 from .objective import Splits
 from .vit_model import build_vit, build_vit_config
 
@@ -38,6 +40,7 @@ class ImageClassification(ImageObjective):
     head has an output for every class of the stream from the start. In training the classes of the present task are
     compared, or with replay those of all tasks so far; in evaluation those of all tasks begun so far, and nothing
     tells a prediction which task an image is of. A column of a task that is still to come is scored over all classes.
+    With `lora` the head is trained as a whole beside the adapter, and saved with it.
 
     `task_matrix.accuracy.json` holds the shares of right answers, `task_matrix.json` the cross-entropy.
     """
@@ -55,6 +58,7 @@ class ImageClassification(ImageObjective):
     ) -> None:
         super().__init__(options, tasks, evaluate_also)
         self.adapter: AdapterArguments = options[AdapterArguments]
+        self.adapter.check_base(self.source.model_name_or_path)
         self._classes: dict[str, int] = {}
         self._of_tasks: dict[str, list[int]] = {}
         self._fresh: FreshAdapter | None = None
@@ -128,7 +132,8 @@ class ImageClassification(ImageObjective):
         model = build_vit(self.source, self.config, list(self._classes))
         if self.adapter.lora is None:
             return model
-        adapted = with_adapter(model, {"modules_to_save": ["classifier"], **self.adapter.lora}, task_type=None)
+        saved = dict.fromkeys(["classifier", *(self.adapter.lora.get("modules_to_save") or ())])
+        adapted = with_adapter(model, {**self.adapter.lora, "modules_to_save": list(saved)}, task_type=None)
         self._fresh = FreshAdapter(adapted) if self.adapter.adapter_per_task else None
         return adapted
 
@@ -145,18 +150,29 @@ class ImageClassification(ImageObjective):
         }
 
     @property
+    def begins_tasks(self) -> bool:
+        """For fresh adapters."""
+        return self.adapter.adapter_per_task
+
+    @property
     def finishes_releases(self) -> bool:
         """For merged adapters."""
         return self.adapter.merge_releases
 
     @classmethod
-    def stand_in_model(cls, content: Mapping[str, Any], folder: Path) -> dict[str, Any]:  # noqa: ARG003
-        """A small new model, for one that does not lie on this disk."""
+    def stand_in_model(cls, content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        """A small new model, saved in the folder, for one that does not lie on this disk."""
         name = content.get("model_name_or_path")
         if name is None or Path(name).exists():
             return {}
         logger.info("--smoke: a small new ViT stands in for %s", name)
-        return {"model_name_or_path": None, "model_revision": None, "model_type": "vit", "config_overrides": _SMALL}
+        source = ModelSource(model_type="vit", config_overrides=_SMALL)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            config = build_vit_config(source)
+            build_vit(source, config, []).save_pretrained(folder / "model")
+        build_processor(source, config, None, None).save_pretrained(folder / "model")
+        return {"model_name_or_path": str(folder / "model"), "model_revision": None}
 
     def _finish_release(self, model: Any, directory: Path | None) -> dict[str, dict[str, float]]:
         if directory is not None:

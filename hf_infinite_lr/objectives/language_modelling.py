@@ -67,10 +67,7 @@ class LanguageModelling(Objective):
         self.packing: PackingArguments = options[PackingArguments]
         self.source: ModelSource = options[ModelSource]
         self.adapter: AdapterArguments = options[AdapterArguments]
-        if self.adapter.lora is not None and self.source.model_name_or_path is None:
-            raise ValueError(
-                "lora needs model_name_or_path: an adapter's release does not hold a new model's weights."
-            )
+        self.adapter.check_base(self.source.model_name_or_path)
         self._tasks = {entry["name"]: _source(entry, "tasks", self.lengths) for entry in tasks}
         self._held_out = {entry["name"]: _source(entry, "evaluate_also", ()) for entry in evaluate_also}
         self.benchmarks: BenchmarkArguments = options[BenchmarkArguments]
@@ -180,6 +177,11 @@ class LanguageModelling(Objective):
             "begin_task": self._fresh and self._fresh.restore,
             "finish_release": self._finish_release if self.finishes_releases else None,
         }
+
+    @property
+    def begins_tasks(self) -> bool:
+        """For fresh adapters."""
+        return self.adapter.adapter_per_task
 
     @property
     def finishes_releases(self) -> bool:

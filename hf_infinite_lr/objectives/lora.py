@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _SET_HERE = ("peft_type", "task_type", "inference_mode", "base_model_name_or_path", "revision", "auto_mapping")
 MERGED = "merged"
 """Where a release keeps the model with its adapter folded in, below the adapter's own files."""
+_ACROSS_TASKS = ("l2", "mas", "fisher", "lae")
+"""Methods that hold a task's weights to those of the task before."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,26 @@ class AdapterArguments:
             if name not in known:
                 raise ValueError(f"lora.{name} is no field of peft.LoraConfig{nearest(str(name), known)}.")
 
+    def check_base(self, name_or_path: str | None) -> None:
+        """Refuses an adapter of a new model, whose weights no release would hold."""
+        if self.lora is not None and name_or_path is None:
+            raise ValueError(
+                "lora needs model_name_or_path: an adapter's release does not hold a new model's weights."
+            )
+
     def check(self, arguments: Any) -> None:
-        """Refuses training arguments under which fresh adapters would go on with the moments of others."""
+        """Refuses training arguments under which fresh adapters would go on with what others have left."""
         if self.adapter_per_task and not arguments.reset_optimizer:
             raise ValueError(
                 "adapter_per_task=True with reset_optimizer=False would train a fresh adapter with the optimizer "
                 "states of another: set reset_optimizer=True."
             )
+        for name in _ACROSS_TASKS:
+            if self.adapter_per_task and name in arguments.methods:
+                raise ValueError(
+                    f"adapter_per_task=True with methods.{name} would pull each fresh adapter to the one before; "
+                    "leave one of them out."
+                )
 
 
 def with_adapter(model: PreTrainedModel, lora: Mapping[str, Any], *, task_type: str | None = "CAUSAL_LM") -> PeftModel:

@@ -91,6 +91,11 @@ class Objective(ABC):
         """Whether something reads the whole model before a release is saved."""
         return False
 
+    @property
+    def begins_tasks(self) -> bool:
+        """Whether something writes weights before a task's first step."""
+        return False
+
     @abstractmethod
     def is_streaming(self, name: str) -> bool:
         """Whether a task is read while training."""

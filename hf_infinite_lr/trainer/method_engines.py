@@ -6,9 +6,9 @@ from collections.abc import Collection
 from typing import Any
 
 
-def zero_stage(trainer: Any) -> int:
-    """Stage of DeepSpeed's ZeRO; 0 without it."""
-    return trainer.accelerator.state.deepspeed_plugin.zero_stage if trainer.is_deepspeed_enabled else 0
+def zero_stage(trainer: Any) -> int | None:
+    """Stage of DeepSpeed's ZeRO; None without DeepSpeed."""
+    return trainer.accelerator.state.deepspeed_plugin.zero_stage if trainer.is_deepspeed_enabled else None
 
 
 def check_finishing(*, fsdp: bool, zero_stage: int | None) -> None:
@@ -26,6 +26,24 @@ def check_finishing(*, fsdp: bool, zero_stage: int | None) -> None:
             "finish_release: benchmarks (zero_shot_tasks) and merged adapters (merge_releases) need the whole model "
             f"on every process, which {'FSDP does' if fsdp else 'DeepSpeed ZeRO-3 does'} not keep; leave them out and "
             "score the releases afterwards."
+        )
+
+
+def check_beginning(*, fsdp: bool, zero_stage: int | None) -> None:
+    """Refuses engines that hold the trained weights elsewhere than in the model, for what writes them before a task.
+
+    Args:
+        fsdp (`bool`): Whether it is FSDP.
+        zero_stage (`int`, *optional*): Of DeepSpeed; None without it.
+
+    Raises:
+        ValueError: naming the engine and why.
+    """
+    if fsdp or zero_stage is not None:
+        raise ValueError(
+            "begin_task: a fresh adapter for each task (adapter_per_task=True) cannot be used with "
+            f"{'FSDP, which trains shards' if fsdp else 'DeepSpeed, which trains master weights'} in place of the "
+            "model's own parameters; use DDP."
         )
 
 
@@ -53,11 +71,7 @@ def check_engine_of_methods(trainer: Any) -> None:
         )
     if trainer.is_fsdp_enabled and accelerator.state.fsdp_plugin.fsdp_version != 2 and chosen:
         raise ValueError(f"methods.{next(iter(chosen))} cannot be used with FSDP 1; set fsdp_version=2.")
-    check_sharded_methods(
-        chosen,
-        fsdp=trainer.is_fsdp_enabled,
-        zero_stage=zero_stage(trainer) if trainer.is_deepspeed_enabled else None,
-    )
+    check_sharded_methods(chosen, fsdp=trainer.is_fsdp_enabled, zero_stage=zero_stage(trainer))
 
 
 def check_sharded_methods(chosen: Collection[str], *, fsdp: bool, zero_stage: int | None) -> None:

@@ -30,7 +30,7 @@ from .disk import saving
 from .flow import Stopwatch, StreamFlow, StreamProgress
 from .forgetting import ForgettingMethods, check_methods
 from .host import bounded_length, check_arguments, check_host, continual_arguments, engine_name, one_pass
-from .method_engines import check_finishing, zero_stage
+from .method_engines import check_beginning, check_finishing, zero_stage
 from .pace import Pace
 from .rates import OwnRates
 from .record import RunRecord, schedule_state
@@ -67,7 +67,7 @@ class ContinualMixin(
         score_column (`Callable`, *optional*): `(column, metrics) -> further metrics` of an evaluated column, such as
             bits per byte from the loss. `metrics` carries no prefix.
         begin_task (`Callable`, *optional*): Called before the first update of every later task, after the trunk has
-            come back.
+            come back, and may write weights; so not with FSDP or DeepSpeed, which train other tensors.
         finish_release (`Callable`, *optional*): `(model, directory) -> benchmark -> metric -> value`, called on every
             process for every release, whose files lie in `directory` and may be added to (None on processes that do
             not write), and before training without a directory.
@@ -154,6 +154,8 @@ class ContinualMixin(
             raise ValueError("optimizers: a scheduler object cannot be used; name the schedule by lr_scheduler_type.")
         if self.finish_release:
             check_finishing(fsdp=self.is_fsdp_enabled, zero_stage=zero_stage(self))
+        if self.begin_task:
+            check_beginning(fsdp=self.is_fsdp_enabled, zero_stage=zero_stage(self))
         self._check_engine()
         self._check_merging()
 

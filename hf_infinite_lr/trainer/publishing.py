@@ -30,6 +30,7 @@ from hf_infinite_lr.hub import (
     weights_digest,
     without_paths,
 )
+from hf_infinite_lr.methods.head import base_of
 from hf_infinite_lr.report.markdown import REPORT_FOLDER, write_report_of
 from hf_infinite_lr.report.run import Run, known_matrices
 from hf_infinite_lr.stream.plan import StreamPlan
@@ -201,6 +202,7 @@ class Publishing(Host):
         return model_facts(
             folder,
             type(model).__name__,
+            type(base_of(model)).__name__,
             num_parameters=get_model_param_count(model),
             num_trained=get_model_param_count(model, trainable_only=True),
             base_model=base_model,

@@ -13,6 +13,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from hf_infinite_lr.config import schedule_name
 from hf_infinite_lr.hub import CARD
+from hf_infinite_lr.methods.head import base_of
 from hf_infinite_lr.schedules import Schedule
 from hf_infinite_lr.stream.loading import StreamBatches
 from hf_infinite_lr.stream.plan import StreamPlan, TaskPlan
@@ -143,6 +144,9 @@ class TrunkAndBranches(Engines, Publishing):
             if self.args.should_save:
                 self._add_to_release(aside / name)
                 (aside / name / CARD).unlink(missing_ok=True)  # PEFT's own card, which ours replaces after the list
+                base: Any = base_of(self._unwrapped())
+                if base is not self._unwrapped():
+                    base.config.save_pretrained(aside / name)  # PEFT leaves out the sizes and classes of the base
                 checkpoints.write_manifest(aside / name)
                 self._describe_release(aside / name)
                 checkpoints.move_into_place(aside / name, self._output_dir / "releases" / name)
