@@ -309,6 +309,7 @@ def plan_run(args: Any, stream: Stream, global_batch_size: int) -> tuple[Schedul
         fingerprints=fingerprints,
         anneal_budget=args.anneal_budget,
         rewinds=args.rewind != "none" and run_mode(args) is None,
+        restarts=mode == FromScratch.name,
     )
     if args.replay_fraction:
         check_buffers(plan, replay_settings(args))

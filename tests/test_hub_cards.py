@@ -151,6 +151,32 @@ def test_a_card_says_where_it_comes_from_and_how_to_go_on(tmp_path):
     assert [each["dataset"] for each in entry] == [{"id": "user/web", "task_id": "web"}]
 
 
+def test_parts_of_one_dataset_are_told_apart_and_mixtures_taken_apart(tmp_path):
+    mixed = [{"dataset_name": "user/a", "weight": 1}, {"builtin": "photos", "weight": 1}]
+    recipe = {
+        "tasks": [
+            {"name": "web", "dataset_name": "user/web", "eval_split": "test", "split_into": {"kind": "date"}},
+            {"name": "mix", "mixture": mixed},
+        ],
+        "evaluate_also": [{"name": "held", "dataset_name": "user/web", "dataset_config_name": "de", "split": "dev"}],
+    }
+    run = run_of(["web-2023", "web-2024", "mix"], tmp_path / "run")
+    names = list(run.matrices[0].tasks)
+    matrix = TaskMatrix(names, [*names, "held"], "eval_loss", False, 3 * [[1.0, 2.0, 3.0, 4.0]])
+    card = render_card(facts_of(Run(run.path, run.state, (matrix,), []), recipe))
+    data = assert_valid(card)
+    assert data.datasets == ["user/a", "user/web"]
+    found = [(r.dataset_type, r.dataset_config, r.dataset_split, r.metric_value) for r in data.eval_results]
+    assert found == [
+        ("user/web", "web-2023", "test", 1.0),
+        ("user/web", "web-2024", "test", 2.0),
+        ("mix", None, None, 3.0),
+        ("user/web", "de", "dev", 4.0),
+    ]
+    parts = "mixture: [user/a](https://huggingface.co/datasets/user/a), built-in corpus `photos`"
+    assert f"| 3 | **mix** | {parts} |" in card
+
+
 @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_names_stay_valid_metadata_and_readable_markdown(name, tmp_path):
     recipe = {"tasks": [{"name": name, "dataset_name": name, "split": name, "dataset_config_name": name}]}
@@ -211,6 +237,51 @@ def test_the_card_of_a_curve_without_branches_and_of_a_run_without_scores(tmp_pa
     assert "Nothing was evaluated." in card
     assert "at rate 1.0e-5" in card
     assert data.eval_results is None
+
+
+MEAN = "The weights are a mean: 0.25 of the task's own model and 0.75 of {}."
+
+
+@pytest.mark.parametrize(
+    ("settings", "number", "said", "unsaid"),
+    [
+        ({}, 2, ["Do not continue from this release", "which reach its release only", "| `task-01-task-trunk` |"], []),
+        (
+            {"rewind": "none"},
+            2,
+            ["the run then anneals once more", "the release `task-01-task`", "To anneal the trunk again"],
+            ["Do not continue", "which reach its release only"],
+        ),
+        (
+            {"methods": {"gdumb": {"buffer_size": 1500, "label_column": None}}},
+            2,
+            [
+                "trained from scratch on GDumb's buffer of 1,500 samples",
+                "Nothing continues from this release",
+                "| parent of that trunk | none: trained from scratch |",
+                "| `methods.gdumb.buffer_size` | `1500` |",
+            ],
+            ["the trunk of the run, annealed", "which reach its release only", "To anneal the trunk", "label_column"],
+        ),
+        ({"merge": {"method": "ema", "weight": 0.25}}, 2, [MEAN.format("the release before"), "`merge.weight`"], []),
+        ({"merge": {"method": "ema", "weight": 0.25}}, 1, ["`merge.weight`"], ["The weights are a mean"]),
+        ({"merge": {"method": "first", "weight": 0.25}}, 1, [MEAN.format("the model that the run began with")], []),
+        ({"methods": {"lae": {"decay": 0.9}}}, 2, ["This adapter alone was not scored", "`methods.lae.decay`"], []),
+        (
+            {"methods": {"nearest_class_mean": {}}},
+            2,
+            ["head of the model itself was not trained", "`no keys`"],
+            [],
+        ),
+    ],
+)
+def test_a_card_says_what_a_run_made_otherwise(settings, number, said, unsaid, tmp_path):
+    run = run_of(["web", "code"][:number], tmp_path / "run")
+    run.state["settings"] |= settings
+    card = render_card(facts_of(run))
+    assert_valid(card)
+    assert [words for words in said if words not in card] == []
+    assert [words for words in unsaid if words in card] == []
 
 
 def test_values_that_are_no_numbers_are_left_out_of_the_metadata(tmp_path):
@@ -296,6 +367,8 @@ def test_published_files_hold_no_paths_no_pickles_and_no_secrets(tmp_path, monke
     (folder / "config.json").write_text(json.dumps({"_name_or_path": f"{tmp_path}/base", "vocab": "</s>"}))
     (folder / "tokenizer.json").write_text(json.dumps({"/usr/bin/python": 1}))
     (folder / "notes.md").write_text("fine")
+    (folder / "offline").mkdir()
+    (folder / "offline" / "README.md").write_text(f"base_model: {tmp_path}/base")
     write_manifest(folder)
     secrets = secrets_of(tmp_path, None)
     contents = contents_of(folder, "release", secrets=secrets)

@@ -9,6 +9,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from hf_infinite_lr.cli.launch import Launch
+from hf_infinite_lr.cli.memory import footprint
 from hf_infinite_lr.objectives.causal_lm import ModelSource, build_model, build_tokenizer
 from hf_infinite_lr.recipe import load_recipe
 from hf_infinite_lr.trainer.rates import separate_embeddings
@@ -87,7 +89,8 @@ IDS = torch.arange(3, 35)[None]
 
 
 def test_releases_load_in_plain_peft_with_the_logits_of_training(recipe, base, tmp_path):
-    trainer = recipe(merge_releases=True).trainer()
+    made = recipe(merge_releases=True)
+    trainer = made.trainer()
     trainer.train()
     with torch.no_grad():
         trained = trainer.model.eval()(IDS).logits
@@ -98,6 +101,14 @@ def test_releases_load_in_plain_peft_with_the_logits_of_training(recipe, base, t
         torch.testing.assert_close(merged(IDS).logits, trained, rtol=1e-4, atol=1e-5)
         assert not torch.allclose(AutoModelForCausalLM.from_pretrained(base).eval()(IDS).logits, trained)
     assert not list(release.glob("model*.safetensors")), "an adapter's release does not hold the base model"
+    stored, whole = (
+        sum(part.nbytes for part in load_file(release / name).values())
+        for name in ("adapter_model.safetensors", "merged/model.safetensors")
+    )
+    for merges in (False, True):
+        counted = footprint(made.objective.empty_model(), made.arguments, Launch("one process", 1), merges=merges)
+        assert counted.release == stored + merges * whole
+        assert stored < counted.checkpoint < 4 * stored
 
 
 def test_rewind_brings_the_adapter_back_exactly(recipe, tmp_path):

@@ -47,6 +47,19 @@ def test_single_keys_rule_over_the_mapping_in_both_forms(capsys):
         assert table(capsys.readouterr().out)[-1] == ["anneal", "task-1", "1500", "8500", "10000", "2.25e-4", "1.0e-6"]
 
 
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (["--max_steps", "90", "--release", "last"], "--release goes with --task_steps."),
+        (["--max_steps", "90", "--anneal_budget", "extra"], "--anneal_budget goes with --task_steps."),
+        (["--task_steps", "90", "--max_steps", "60"], "--max_steps goes without --task_steps, which say how long"),
+    ],
+)
+def test_what_has_no_meaning_for_a_run_is_not_passed_over(given, sentence, capsys):
+    assert show(given) == 1
+    assert sentence in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("steps", [["800", "400"], ["[800, 400]"]])
 def test_a_continual_run_has_the_schedule_of_its_arguments(steps, capsys):
     assert show(["--task_steps", *steps, "--anneal_budget", "extra", "--learning_rate", "1e-3"]) == 0

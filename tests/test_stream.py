@@ -1,6 +1,7 @@
 import json
 import logging
 import sys
+from dataclasses import replace
 from fractions import Fraction
 
 import datasets
@@ -95,6 +96,7 @@ def test_path_updates_are_those_behind_the_released_weights():
         assert [plan.path_steps(task) for task in plan.tasks] == expected
     _, plan = made([160, 80, 96], anneal=[2, 1, 2], rewinds=False)
     assert [plan.path_steps(task) for task in plan.tasks] == [10, 15, 21]
+    assert [replace(plan, restarts=True).path_steps(task) for task in plan.tasks] == [10, 5, 6]
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ class Footprint:
     release: int
 
 
-def footprint(model: torch.nn.Module, args: Any, launch: Launch) -> Footprint:
+def footprint(model: torch.nn.Module, args: Any, launch: Launch, *, merges: bool = False) -> Footprint:
     """Count what a run holds.
 
     DeepSpeed pads the optimizer's shards of ZeRO-1 and ZeRO-2 to whole multiples: a few hundred bytes, left out here.
@@ -63,6 +63,8 @@ def footprint(model: torch.nn.Module, args: Any, launch: Launch) -> Footprint:
             Of the recipe: the optimizer, and the precision.
         launch ([`Launch`]):
             The engine and the number of processes.
+        merges (`bool`, *optional*, defaults to `False`):
+            Whether the release of an adapter also holds the whole model.
 
     Returns:
         [`Footprint`]: in bytes.
@@ -84,8 +86,10 @@ def footprint(model: torch.nn.Module, args: Any, launch: Launch) -> Footprint:
     def own(tensors: _Bytes, sharded: bool) -> int:
         return sum((_shard(p, launch) if sharded else p.numel()) * size for p, size in tensors)
 
+    # Of an adapter PEFT saves what is trained.
+    written = gradients if hasattr(model, "peft_config") else weights
     # ZeRO-1 and -2 keep the weights twice: in DeepSpeed's file and in the ordinary one.
-    saved = [*weights, *(weights if zero in (1, 2) else ()), *optimizer, *on_device, *on_machine]
+    saved = [*written, *(written if zero in (1, 2) else ()), *optimizer, *on_device, *on_machine]
     return Footprint(
         weights=own(weights, shards_weights),
         gradients=own(gradients, shards_weights or zero == 2),
@@ -93,7 +97,7 @@ def footprint(model: torch.nn.Module, args: Any, launch: Launch) -> Footprint:
         methods=own(on_device, shards_weights),
         methods_on_machine=own(on_machine, shards_weights),
         checkpoint=own(saved, False) + constants,
-        release=own(weights, False),
+        release=own(weights if merges else written, False),
     )
 
 

@@ -34,7 +34,7 @@ def describe_needs(recipe: Recipe, launch: Launch, plan: Plan, path: Path) -> st
     args, batch, steps = recipe.arguments, recipe.global_batch_size, num_steps(plan, recipe.arguments)
     nodes = f" on {launch.num_machines} machines" if launch.num_machines > 1 else ""
     many = f"{launch.num_processes} processes" if launch.num_processes > 1 else "1 process"
-    held = footprint(recipe.objective.empty_model(), args, launch)
+    held = footprint(recipe.objective.empty_model(), args, launch, merges=recipe.objective.adapter.merge_releases)
     tokens = recipe.objective.tokens_per_sample
     sizes = f"{batch:,} samples" + (f" = {batch * tokens:,} tokens" if tokens else "")
     rows = [

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _KWARGS = "--lr_scheduler_kwargs"
 _LONGEST_TABLE = 60
+_OF_A_STREAM = {"anneal_budget": "within", "release": "each"}
 
 
 def show(argv: Sequence[str]) -> int:
@@ -70,8 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--max_steps", type=int, metavar="N", help="steps of the run")
     add(_KWARGS, type=_mapping, default={}, metavar="JSON", help="as for Trainer")
     add("--task_steps", nargs="+", metavar="N", help="steps of each task, as numbers or one JSON list")
-    add("--anneal_budget", default="within", metavar="NAME", help=f"{' or '.join(ANNEAL_BUDGETS)} (default: within)")
-    add("--release", default="each", metavar="NAME", help=f"which tasks anneal: {', '.join(RELEASES)} (default: each)")
+    add("--anneal_budget", metavar="NAME", help=f"with --task_steps: {' or '.join(ANNEAL_BUDGETS)} (default: within)")
+    add("--release", metavar="NAME", help=f"with --task_steps: {', '.join(RELEASES)} of the tasks (default: each)")
     return parser
 
 
@@ -117,13 +118,16 @@ def _task_steps(words: Sequence[str]) -> list[Any]:
 
 def _plan_of_arguments(options: argparse.Namespace, dotted: Mapping[str, Any]) -> Plan:
     name, rate, kwargs = options.lr_scheduler_type, options.learning_rate, {**options.lr_scheduler_kwargs, **dotted}
+    given = {key: value for key in _OF_A_STREAM if (value := getattr(options, key)) is not None}
     if options.task_steps is None:
+        if given:
+            raise ValueError(f"--{next(iter(given))} goes with --task_steps.")
         return plain_plan(name, rate, options.warmup_steps or 0, options.max_steps, kwargs)
+    if options.max_steps is not None:
+        raise ValueError("--max_steps goes without --task_steps, which say how long the run is.")
     warmup = 0.05 if options.warmup_steps is None else options.warmup_steps
     tasks = {f"task {index + 1}": steps for index, steps in enumerate(_task_steps(options.task_steps))}
-    return continual_plan(
-        name, rate, warmup, tasks, kwargs, anneal_budget=options.anneal_budget, release=options.release
-    )
+    return continual_plan(name, rate, warmup, tasks, kwargs, **{**_OF_A_STREAM, **given})
 
 
 def _show_recipe(options: argparse.Namespace, argv: Sequence[str]) -> None:

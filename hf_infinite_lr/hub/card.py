@@ -21,6 +21,9 @@ from .templates import template_folder
 TEMPLATES = {"lm": "lm.md", "mae": "mae.md", "adapter": "adapter.md", "model": "base.md"}
 """Kind of model -> template."""
 
+_WAYS: dict[str, Any] = {"rewind": "full", "methods": {}, "merge": None}
+"""Of releases whose facts do not say."""
+
 _MARKDOWN = str.maketrans({letter: f"\\{letter}" for letter in "\\`*_[]#~"})
 _HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
@@ -101,6 +104,7 @@ def _words(facts: Mapping[str, Any], repo_id: str | None) -> dict[str, Any]:
     trunk_on_hub = bool(repo_id and facts["hub"]["trunks"])
     told = scores_of(facts)
     return {
+        **_WAYS,
         **facts,
         "repo_id": repo_id,
         "tag": tag,
@@ -134,10 +138,19 @@ def _glance(facts: Mapping[str, Any], trunk_on_hub: bool) -> list[list[str]]:
         rows.append([f"{kind}: on the path / spent", f"{count(counts['on_path'])} / {count(counts['spent'])}"])
     rows.append(["optimizer state", "not in this release; it is in the trunk" if trunk else "not in this release"])
     if trunk:
-        own, parent = (_trunk_name(trunk[key], trunk_on_hub) for key in ("directory", "parent"))
+        own = _trunk_name(trunk["directory"], trunk_on_hub)
         rows.append(["grew from the trunk", f"{own}, step {count(trunk['step'])}"])
-        rows.append(["parent of that trunk", parent or _origin(facts)])
+        rows.append(["parent of that trunk", _parent(facts, trunk_on_hub)])
     return rows
+
+
+def _parent(facts: Mapping[str, Any], trunk_on_hub: bool) -> str:
+    parent = facts["trunk"]["parent"]
+    if not parent or "gdumb" in facts.get("methods", ()):
+        return _origin(facts)
+    if facts.get("rewind") == "none":
+        return f"the release {code(tag_of('release', parent) if facts['hub']['repo_id'] else f'releases/{parent}')}"
+    return str(_trunk_name(parent, trunk_on_hub))
 
 
 def _trunk_name(directory: str | None, on_hub: bool) -> str | None:
@@ -165,6 +178,8 @@ def _stream_rows(facts: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _data(row: Mapping[str, Any]) -> str:
+    if row.get("mixture"):
+        return f"mixture: {', '.join(map(_data, row['mixture']))}"
     if row["dataset"]:
         link = f"[{text(row['dataset'])}](https://huggingface.co/datasets/{row['dataset']})"
         parts = [code(row[key]) for key in ("subset", "split") if row[key]]

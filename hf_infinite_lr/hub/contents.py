@@ -39,8 +39,8 @@ _REWRITTEN = frozenset(
 """JSON files of libraries and of ours, which may name where something lay; other JSON is vocabulary and stays."""
 
 _NEVER = frozenset(("training_args.bin", CARD, MANIFEST))
-"""The pickled arguments hold paths and need an unsafe loader; the card has a commit of its own; the manifest is made
-anew of what is published."""
+"""The pickled arguments hold paths and need an unsafe loader; the card has a commit of its own, and those that
+libraries write below it name local paths; the manifest is made anew of what is published."""
 
 _PICKLES = frozenset((".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"))
 _TEXTS = frozenset((".json", ".md", ".yaml", ".txt"))
@@ -65,7 +65,7 @@ def contents_of(folder: Path, kind: str, *, secrets: Sequence[str]) -> Contents:
     found: Contents = {}
     for path in _files(folder):
         name = path.relative_to(folder).as_posix()
-        if name in _NEVER:
+        if path.name in _NEVER:
             continue
         if kind == "release" and path.suffix in _PICKLES:
             raise NotPublishableError(f"{name} is a pickle: a release is published as safetensors only.")

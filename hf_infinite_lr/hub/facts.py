@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from enum import Enum
 from pathlib import Path
@@ -12,6 +12,8 @@ from typing import Any
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from hf_infinite_lr.merging import MergeSettings
+from hf_infinite_lr.methods.joint import JOINT
 from hf_infinite_lr.metrics import DESCRIPTIONS, HEADLINE, TaskMatrix, summary
 from hf_infinite_lr.report.run import Run
 from hf_infinite_lr.report.screen import SHORT, matrix_rows
@@ -53,7 +55,6 @@ def release_facts(
     tasks = run.tasks
     place = max(n for n, task in enumerate(tasks) if run.state["global_step"] > task["start_step"])
     task = tasks[place]
-    sources = _sources(recipe)
     return {
         "schema_version": _SCHEMA_VERSION,
         "directory": directory,
@@ -62,14 +63,15 @@ def release_facts(
         "model": dict(model),
         "task": {key: task.get(key) for key in ("name", "directory", "start_step", "branch_step", "end_step")}
         | {"number": place + 1},
-        "stream": [_stream_row(n, each, sources) for n, each in _shortened(list(enumerate(tasks)))],
+        "stream": [_stream_row(n, each, recipe) for n, each in _shortened(list(enumerate(tasks)))],
         "num_tasks": len(tasks),
-        "datasets": sorted({found for source in sources.values() if (found := hub_id(source.get("dataset_name")))}),
+        "datasets": sorted({part["dataset"] for part in map(_data, _parts(_entries(recipe))) if part["dataset"]}),
         "evaluate_also": list(run.state.get("evaluate_also") or ())[:LARGEST_TABLE],
         "spent": {kind: task[kind] for kind in ("updates", "samples")} | _tokens(task, recipe),
         "schedule": _schedule(run, place),
         "trunk": _trunk(tasks, place),
-        "scores": [_scores(run, matrix, sources) for matrix in run.matrices],
+        **_ways(run, place),
+        "scores": [_scores(run, matrix, recipe) for matrix in run.matrices],
         "settings": {**without_paths(dict(settings)), **_run_settings(run)},
         "versions": dict(run.state.get("versions") or {}),
         "compute": {**(run.state.get("compute") or {}), **compute},
@@ -157,8 +159,24 @@ def changed_settings(args: Any) -> dict[str, Any]:
 
 
 def _run_settings(run: Run) -> dict[str, Any]:
-    names = ("global_batch_size", "seed", "data_seed")
-    return {name: run.state["settings"][name] for name in names if name in run.state.get("settings", {})}
+    names, settings = ("global_batch_size", "seed", "data_seed"), run.state.get("settings") or {}
+    found = {name: settings[name] for name in names if name in settings}
+    for name, keys in (settings.get("methods") or {}).items():
+        given = {f"methods.{name}.{key}": value for key, value in keys.items() if value is not None}
+        found |= given or {f"methods.{name}": "no keys"}
+    return found | {f"merge.{key}": value for key, value in (settings.get("merge") or {}).items()}
+
+
+def _ways(run: Run, place: int) -> dict[str, Any]:
+    """What of the run makes a release other than the trunk, annealed, and its scores other than its own."""
+    settings = run.state.get("settings") or {}
+    merge = settings.get("merge") or {}
+    merged = bool(merge) and (place > 0 or merge["method"] == "first")  # a running average begins with the task's own
+    return {
+        "rewind": settings.get("rewind"),
+        "methods": dict(settings.get("methods") or {}),
+        "merge": {"weight": MergeSettings.weight, **merge} if merged else None,
+    }
 
 
 def _read(file: Path) -> dict[str, Any] | None:
@@ -173,24 +191,52 @@ def _shortened(rows: list[Any]) -> list[Any]:
     return [*rows[:half], (None, None), *rows[-half:]]
 
 
-def _sources(recipe: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
-    entries = [*((recipe or {}).get("tasks") or ()), *((recipe or {}).get("evaluate_also") or ())]
-    return {entry["name"]: entry for entry in entries}
+def _entries(recipe: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    return [*((recipe or {}).get("tasks") or ()), *((recipe or {}).get("evaluate_also") or ())]
 
 
-def _stream_row(
-    place: int | None, task: Mapping[str, Any] | None, sources: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any] | None:
-    if task is None:
-        return None
-    source = sources.get(task["name"], {})
+def _source(recipe: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
+    """The recipe's entry of a task or column: its own, or the one that was split into it; of all at once a mixture."""
+    entries = {entry["name"]: entry for entry in _entries(recipe)}
+    if name in entries:
+        return entries[name]
+    if name == JOINT:
+        return {"mixture": _parts((recipe or {}).get("tasks") or ())}
+    split = [whole for whole, entry in entries.items() if entry.get("split_into") and name.startswith(f"{whole}-")]
+    return entries[max(split, key=len)] if split else {}
+
+
+def _parts(entries: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Mixtures taken apart."""
+    return [part for entry in entries for part in entry.get("mixture") or [entry]]
+
+
+def _data(source: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "number": (place or 0) + 1,
-        "name": task["name"],
         "dataset": hub_id(source.get("dataset_name")),
         "subset": source.get("dataset_config_name"),
         "split": source.get("split"),
         "builtin": source.get("builtin"),
+    }
+
+
+def _held_out(source: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of what is held out; a file beside a dataset of the Hub is none of its splits."""
+    data = _data({} if source.get("eval_data_files") else source)
+    return {**data, "split": source.get("eval_split") or data["split"]}
+
+
+def _stream_row(
+    place: int | None, task: Mapping[str, Any] | None, recipe: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
+    if task is None:
+        return None
+    source = _source(recipe, task["name"])
+    return {
+        "number": (place or 0) + 1,
+        "name": task["name"],
+        **_data(source),
+        "mixture": [_data(part) for part in source.get("mixture") or ()],
         "num_samples": task.get("num_samples"),
         "num_steps": task.get("num_steps"),
         "num_anneal_steps": task.get("num_anneal_steps"),
@@ -237,7 +283,7 @@ def _trunk(tasks: Sequence[Mapping[str, Any]], place: int) -> dict[str, Any] | N
     }
 
 
-def _scores(run: Run, matrix: TaskMatrix, sources: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _scores(run: Run, matrix: TaskMatrix, recipe: Mapping[str, Any] | None) -> dict[str, Any]:
     """A task matrix as a card shows it: the table where it is small, else the learned columns one by one."""
     learned = list(matrix.tasks[: len(matrix.matrix)])
     last = dict(zip(matrix.columns, matrix.matrix[-1], strict=True)) if matrix.matrix else {}
@@ -254,10 +300,7 @@ def _scores(run: Run, matrix: TaskMatrix, sources: Mapping[str, Mapping[str, Any
             None
             if name is None
             else {"column": name, "value": last.get(name), "right_after_learning": after.get(name)}
-            | {
-                "dataset": hub_id(sources.get(name, {}).get("dataset_name")),
-                "split": sources.get(name, {}).get("split"),
-            }
+            | {key: value for key, value in _held_out(_source(recipe, name)).items() if key != "builtin"}
             for name, _ in _shortened(columns)
         ],
         "numbers": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -53,6 +54,7 @@ def _pipeline(model: Mapping[str, Any]) -> str | None:
 
 def _results(facts: Mapping[str, Any], task_type: str) -> Iterator[EvalResult]:
     for scores in scores_of(facts):
+        shared = Counter(_place(row) for row in scores["last"] if row is not None)
         for row in scores["last"]:
             if row is None or row["value"] is None or not math.isfinite(row["value"]):
                 continue
@@ -60,11 +62,21 @@ def _results(facts: Mapping[str, Any], task_type: str) -> Iterator[EvalResult]:
                 task_type=task_type,
                 dataset_type=row["dataset"] or slug(row["column"]) or "local",
                 dataset_name=_one_line(row["column"]),
+                # Tasks that are parts of one dataset are told apart by their names, or they would be read as one.
+                dataset_config=_one_line(row["column"]) if shared[_place(row)] > 1 else _subset(row),
                 dataset_split=row["split"] if row["dataset"] else None,
                 metric_type=slug(scores["metric"].removeprefix("eval_")).replace("-", "_"),
                 metric_name=_one_line(f"{scores['metric']}{f' ({unit})' if (unit := scores['unit']) else ''}"),
                 metric_value=row["value"],
             )
+
+
+def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["dataset"] or slug(row["column"]), _subset(row), row["split"]
+
+
+def _subset(row: Mapping[str, Any]) -> str | None:
+    return row.get("subset") if row["dataset"] else None
 
 
 def evaluation_entries(facts: Mapping[str, Any]) -> bytes | None:

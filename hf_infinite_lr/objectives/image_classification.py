@@ -57,7 +57,7 @@ class ImageClassification(ImageObjective):
         evaluate_also: Sequence[Mapping[str, Any]],
     ) -> None:
         super().__init__(options, tasks, evaluate_also)
-        self.adapter: AdapterArguments = options[AdapterArguments]
+        self.adapter = options[AdapterArguments]
         self.adapter.check_base(self.source.model_name_or_path)
         self._classes: dict[str, int] = {}
         self._of_tasks: dict[str, list[int]] = {}
@@ -148,16 +148,6 @@ class ImageClassification(ImageObjective):
             "begin_task": self._fresh and self._fresh.restore,
             "finish_release": self._finish_release if self.finishes_releases else None,
         }
-
-    @property
-    def begins_tasks(self) -> bool:
-        """For fresh adapters."""
-        return self.adapter.adapter_per_task
-
-    @property
-    def finishes_releases(self) -> bool:
-        """For merged adapters."""
-        return self.adapter.merge_releases
 
     @classmethod
     def stand_in_model(cls, content: Mapping[str, Any], folder: Path) -> dict[str, Any]:

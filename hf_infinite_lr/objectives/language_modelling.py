@@ -66,7 +66,7 @@ class LanguageModelling(Objective):
     ) -> None:
         self.packing: PackingArguments = options[PackingArguments]
         self.source: ModelSource = options[ModelSource]
-        self.adapter: AdapterArguments = options[AdapterArguments]
+        self.adapter = options[AdapterArguments]
         self.adapter.check_base(self.source.model_name_or_path)
         self._tasks = {entry["name"]: _source(entry, "tasks", self.lengths) for entry in tasks}
         self._held_out = {entry["name"]: _source(entry, "evaluate_also", ()) for entry in evaluate_also}
@@ -179,14 +179,9 @@ class LanguageModelling(Objective):
         }
 
     @property
-    def begins_tasks(self) -> bool:
-        """For fresh adapters."""
-        return self.adapter.adapter_per_task
-
-    @property
     def finishes_releases(self) -> bool:
-        """For benchmarks and merged adapters."""
-        return bool(self.adapter.merge_releases or self.benchmarks.zero_shot_tasks)
+        """For benchmarks too."""
+        return super().finishes_releases or bool(self.benchmarks.zero_shot_tasks)
 
     def _finish_release(self, model: Any, directory: Path | None) -> dict[str, dict[str, float]]:
         if directory is not None and self.adapter.merge_releases:

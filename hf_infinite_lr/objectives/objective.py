@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from .causal_lm import ModelSource
+from .lora import AdapterArguments
 from .perplexity import DocumentScores
 
 
@@ -64,6 +65,9 @@ class Objective(ABC):
     smoke_builtin: ClassVar[dict[str, Any]] = {}
     """Keys of an entry that make built-in data short, for `--smoke`."""
 
+    adapter = AdapterArguments()
+    """Which adapter is trained instead of the whole model; of an objective without adapters none."""
+
     has_perplexity: ClassVar[bool] = False
     """Whether [`~Objective.scores`] can rank data by perplexity."""
 
@@ -88,13 +92,13 @@ class Objective(ABC):
 
     @property
     def finishes_releases(self) -> bool:
-        """Whether something reads the whole model before a release is saved."""
-        return False
+        """Whether something reads the whole model before a release is saved, as merging an adapter does."""
+        return self.adapter.merge_releases
 
     @property
     def begins_tasks(self) -> bool:
-        """Whether something writes weights before a task's first step."""
-        return False
+        """Whether something writes weights before a task's first step, as a fresh adapter does."""
+        return self.adapter.adapter_per_task
 
     @abstractmethod
     def is_streaming(self, name: str) -> bool:

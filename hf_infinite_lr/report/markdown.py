@@ -197,18 +197,21 @@ def _spent_section(run: Run, *, linked: bool) -> list[str]:
         rows.append([task["name"], count(task.get("num_steps")), *map(count, counts), *kept, *links])
     text = (
         "Counts add up over the tasks. Spent: all that was computed until this release. On the path: what is in the "
+        "history of the released weights; branches from which the trunk came back are not. Samples for the release "
+        "only: the trunk never trains on them. Samples unused: a pass is whole global batches, and these fill none."
     )
-    text += (
-        "history of the released weights; branches of earlier tasks are not. Samples for the release only: the trunk "
-    )
-    text += "never trains on them. Samples unused: a pass is whole global batches, and these fill none."
     return ["## Spent", text, markdown(rows)]
 
 
 def _samples_for_release(run: Run, task: Mapping[str, Any]) -> int | None:
-    """Samples of a task that its branch alone has seen: those of the annealing, unless the trunk repeats them."""
+    """Samples of a task that its branch alone has seen: those of the annealing, unless training goes on from there.
+
+    With GDumb there is no trunk that could see any.
+    """
     settings = run.state.get("settings") or {}
-    if task.get("branch_step") is None or settings.get("anneal_budget") == "extra":
+    if "gdumb" in (settings.get("methods") or {}):
+        return None
+    if task.get("branch_step") is None or settings.get("anneal_budget") == "extra" or settings.get("rewind") == "none":
         return 0
     size = settings.get("global_batch_size")
     return None if size is None else size * (task["end_step"] - task["branch_step"])

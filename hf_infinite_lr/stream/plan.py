@@ -86,11 +86,13 @@ class StreamPlan:
         tasks (`tuple[TaskPlan, ...]`): In order.
         global_batch_size (`int`): Samples of one optimizer step over all processes and accumulated batches.
         rewinds (`bool`): Whether the trunk's weights come back after a branch (not with `rewind="none"`).
+        restarts (`bool`): Whether every task starts from the first weights again (GDumb).
     """
 
     tasks: tuple[TaskPlan, ...]
     global_batch_size: int
     rewinds: bool = True
+    restarts: bool = False
 
     @property
     def num_steps(self) -> int:
@@ -151,6 +153,8 @@ class StreamPlan:
 
     def path_steps_at(self, step: int) -> int:
         """Updates in the history of the weights after `step` updates (1 or more) of the run."""
+        if self.restarts:
+            return step - self.task_at(step - 1).start_step
         index = self.segment_of(step - 1)
         return self._trunk_steps_before[index] + step - self.segments[index].start_step
 
@@ -272,6 +276,7 @@ def plan_stream(
     fingerprints: Sequence[str],
     anneal_budget: str = "within",
     rewinds: bool = True,
+    restarts: bool = False,
 ) -> StreamPlan:
     """Lays the tasks one after another.
 
@@ -283,6 +288,7 @@ def plan_stream(
         fingerprints (`Sequence[str]`): Identity of each task's data.
         anneal_budget (`str`): `within`, or `extra` for a trunk that repeats the branch's batches.
         rewinds (`bool`): Whether the trunk comes back after a branch.
+        restarts (`bool`): Whether every task starts from the first weights again.
     """
     plans: list[TaskPlan] = []
     start = 0
@@ -306,4 +312,4 @@ def plan_stream(
             )
         plans.append(plan)
         start = plan.next_start_step
-    return StreamPlan(tuple(plans), global_batch_size, rewinds)
+    return StreamPlan(tuple(plans), global_batch_size, rewinds, restarts)
