@@ -500,7 +500,7 @@ def test_engines_that_keep_weights_elsewhere_are_refused_by_name(name, engine, s
         "fsdp_plugin": SimpleNamespace(fsdp_version=engine.get("fsdp_version")),
     }
     made = SimpleNamespace(
-        args=SimpleNamespace(methods={name: {}}, n_gpu=1, torch_compile=False, fp16=False),
+        args=SimpleNamespace(methods={name: {}}, n_gpu=1, fp16=False),
         accelerator=SimpleNamespace(state=SimpleNamespace(**plugins)),
         is_fsdp_enabled="fsdp_version" in engine,
         is_deepspeed_enabled="zero_stage" in engine,

@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import Trainer, TrainingArguments
 
+from hf_infinite_lr import ContinualTrainer, ContinualTrainingArguments
 from hf_infinite_lr.objectives.causal_lm import (
     ModelSource,
     build_model,
@@ -70,6 +71,35 @@ def test_scores_equal_the_plain_computation(model, blocks, eval_loss):
     assert scores["perplexity"] == pytest.approx(math.exp(nats), rel=1e-5)
     num_bytes = sum(token >= 3 for row in blocks.dataset["input_ids"] for token in row[1:])
     assert scores["bits_per_byte"] == pytest.approx(nats * ids[:, 1:].numel() / num_bytes / math.log(2), rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*pin_memory.*")
+def test_the_routers_loss_is_trained_on_and_not_scored(tokenizer, blocks, tmp_path):
+    experts = {"num_local_experts": 4, "output_router_logits": True, "router_aux_loss_coef": 0.5}
+    source = ModelSource(model_type="mixtral", tokenizer_name="byte", config_overrides={**TINY, **experts})
+    model = build_model(source, tokenizer, block_size=32)
+    arguments = ContinualTrainingArguments(
+        output_dir=tmp_path,
+        task_steps=[2],
+        lr_scheduler_type="constant",
+        learning_rate=0.0,
+        logging_steps=1,
+        report_to="none",
+        use_cpu=True,
+        save_strategy="no",
+        release="none",
+    )
+    given = {"train_dataset": {"a": blocks.dataset}, "eval_dataset": {"a": blocks.dataset}}
+    trainer = ContinualTrainer(model, arguments, data_collator=causal_lm_collator, **given)
+    trainer.train()
+    ids = torch.tensor(blocks.dataset["input_ids"][:])
+    with torch.no_grad():
+        nats = cross_entropy(model.eval()(ids).logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).item()
+    logs = trainer.state.log_history
+    assert [entry["eval_a_loss"] for entry in logs if "eval_a_loss" in entry][-1] == pytest.approx(nats, rel=1e-3)
+    assert trainer.evaluate(blocks.dataset)["eval_loss"] == pytest.approx(nats, rel=1e-3)
+    assert min(entry["loss"] for entry in logs if "loss" in entry) > nats + 0.3
+    assert model.config.output_router_logits is True
 
 
 def test_uniform_model_by_hand(tokenizer):

@@ -392,6 +392,8 @@ def test_streams_that_a_run_mode_cannot_use_are_refused(tiny, tmp_path, methods,
         ("mas", {"fsdp_version": 1}, r"methods\.mas cannot be used with FSDP 1; set fsdp_version=2"),
         ("mas", {"n_gpu": 2}, r"methods\.mas cannot be used with one process for 2 GPUs"),
         ("lwf", {"zero_stage": 2}, None),
+        ("lwf", {"liger": True}, r"methods\.lwf cannot be used with use_liger_kernel=True, because it looks into"),
+        ("mas", {"liger": True}, None),
         ("mas", {"zero_stage": 3}, None),
         ("mas", {"fsdp_version": 2}, None),
     ],
@@ -402,7 +404,12 @@ def test_engines_that_cannot_be_correct_are_refused_by_name(methods, engine, mes
         "fsdp_plugin": SimpleNamespace(fsdp_version=engine.get("fsdp_version")),
     }
     trainer = SimpleNamespace(
-        args=SimpleNamespace(methods={methods: {}}, n_gpu=engine.get("n_gpu", 1), torch_compile=False),
+        args=SimpleNamespace(
+            methods={methods: {}},
+            n_gpu=engine.get("n_gpu", 1),
+            torch_compile=False,
+            use_liger_kernel=engine.get("liger", False),
+        ),
         accelerator=SimpleNamespace(state=SimpleNamespace(**plugins)),
         is_fsdp_enabled="fsdp_version" in engine,
         is_deepspeed_enabled="zero_stage" in engine,

@@ -86,6 +86,10 @@ def test_a_recipe_trains_and_scores_in_bits_per_byte(files, tmp_path):
     assert all(2 < value < 5 for value in unigram["values"].values())
 
 
+def test_a_loss_that_is_not_the_datas_is_refused(files):
+    refused(files(label_smoothing_factor=0.1), r"label_smoothing_factor=0\.1 cannot be used for language models")
+
+
 def test_a_streaming_task_is_read_while_training(files, tmp_path):
     stream = {"name": "s", "data_files": f"{tmp_path}/one/*.txt", "streaming": True, "num_eval_samples": 2}
     tokens = {**stream, "num_tokens": 3 * 16 * 32 + 5}

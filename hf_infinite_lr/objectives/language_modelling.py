@@ -77,8 +77,13 @@ class LanguageModelling(Objective):
         self._columns: dict[str, tuple[Any, PackedBlocks]] = {}
 
     def check(self, arguments: Any) -> None:
-        """As for every objective with adapters."""
+        """As for every objective with adapters; and refuses what would make its scores others than they are called."""
         self.adapter.check(arguments)
+        if arguments.label_smoothing_factor:
+            raise ValueError(
+                f"label_smoothing_factor={arguments.label_smoothing_factor} cannot be used for language models: it "
+                "would be in the evaluation's loss, of which bits per byte and perplexity are made."
+            )
 
     @property
     def tokens_per_sample(self) -> int:

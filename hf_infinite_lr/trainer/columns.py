@@ -46,7 +46,7 @@ class ColumnEvaluation(Host):
         """As in `Trainer`, leaving every RNG as it was; without a dataset, the columns that `evaluate_on` names."""
         if eval_dataset is None and (self.columns or self.is_in_train):
             return self._evaluate_columns(self._columns_at(self.state.global_step), ignore_keys, metric_key_prefix)
-        with kept_rng():
+        with kept_rng(), self._loss_of_data():
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
@@ -60,7 +60,7 @@ class ColumnEvaluation(Host):
         self, columns: tuple[str, ...], ignore_keys: list[str] | None = None, prefix: str = "eval"
     ) -> dict[str, float]:
         metrics: dict[str, float] = {}
-        with self._apart_from_training():
+        with self._apart_from_training(), self._loss_of_data():
             for column in columns:
                 found = super().evaluate(column, ignore_keys, f"{prefix}_{column}")  # type: ignore[arg-type]  # a name will do
                 self._scores[column] = self._scores_of(column, found, f"{prefix}_{column}_")
@@ -78,6 +78,19 @@ class ColumnEvaluation(Host):
         self.record.evaluation_seconds += self._evaluation_seconds.stop()
         if self.is_in_train:
             self._step_seconds.start()
+
+    @contextmanager
+    def _loss_of_data(self) -> Iterator[None]:
+        """Leaves out what a mixture of experts adds to the loss of its data, so that models can be compared."""
+        config: Any = getattr(self.accelerator.unwrap_model(self.model, keep_torch_compile=False), "config", None)
+        balances = getattr(config, "output_router_logits", False)
+        try:
+            if balances:
+                config.output_router_logits = False
+            yield
+        finally:
+            if balances:
+                config.output_router_logits = True
 
     def _check_best_metric(self) -> None:
         """Refuses a `metric_for_best_model` that some evaluation would not have."""

@@ -59,11 +59,11 @@ def check_engine_of_methods(trainer: Any) -> None:
             f"methods.{next(iter(chosen))} cannot be used with one process for {trainer.args.n_gpu} GPUs; start one "
             "process for each, with accelerate launch or torchrun."
         )
-    if "lwf" in chosen and trainer.args.torch_compile:
-        raise ValueError(
-            "methods.lwf cannot be used with torch_compile=True, because it looks into the forward pass; set "
-            "torch_compile=False."
-        )
+    for name in ("torch_compile", "use_liger_kernel"):
+        if "lwf" in chosen and getattr(trainer.args, name):
+            raise ValueError(
+                f"methods.lwf cannot be used with {name}=True, because it looks into the forward pass; leave it out."
+            )
     if "nearest_class_mean" in chosen and trainer.args.fp16:
         raise ValueError(
             "methods.nearest_class_mean cannot be used with fp16=True, because it leaves no gradient to scale; use "
