@@ -21,9 +21,6 @@ from .templates import template_folder
 TEMPLATES = {"lm": "lm.md", "mae": "mae.md", "adapter": "adapter.md", "model": "base.md"}
 """Kind of model -> template."""
 
-_WAYS: dict[str, Any] = {"rewind": "full", "methods": {}, "merge": None}
-"""Of releases whose facts do not say."""
-
 _MARKDOWN = str.maketrans({letter: f"\\{letter}" for letter in "\\`*_[]#~"})
 _HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
@@ -41,6 +38,7 @@ def render_card(facts: Mapping[str, Any], *, repo_id: str | None = None) -> str:
     Raises:
         ValueError: if the metadata does not survive huggingface_hub's own reading.
     """
+    facts = _complete(facts)
     repo_id = repo_id or facts["hub"]["repo_id"]
     repo_id = repo_id if repo_id and "/" in repo_id else None
     metadata = card_metadata(facts, repo_id)
@@ -49,6 +47,12 @@ def render_card(facts: Mapping[str, Any], *, repo_id: str | None = None) -> str:
     if ModelCard(card).data.to_dict() != metadata.to_dict():
         raise ValueError("The card's metadata changes when it is read.")
     return card
+
+
+def _complete(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts with what those of earlier releases do not say."""
+    model = {"base_class": facts["model"]["class"], **facts["model"]}
+    return {"rewind": "full", "methods": {}, "merge": None, **facts, "model": model}
 
 
 @cache
@@ -104,7 +108,6 @@ def _words(facts: Mapping[str, Any], repo_id: str | None) -> dict[str, Any]:
     trunk_on_hub = bool(repo_id and facts["hub"]["trunks"])
     told = scores_of(facts)
     return {
-        **_WAYS,
         **facts,
         "repo_id": repo_id,
         "tag": tag,
@@ -146,9 +149,9 @@ def _glance(facts: Mapping[str, Any], trunk_on_hub: bool) -> list[list[str]]:
 
 def _parent(facts: Mapping[str, Any], trunk_on_hub: bool) -> str:
     parent = facts["trunk"]["parent"]
-    if not parent or "gdumb" in facts.get("methods", ()):
+    if not parent or "gdumb" in facts["methods"]:
         return _origin(facts)
-    if facts.get("rewind") == "none":
+    if facts["rewind"] == "none":
         return f"the release {code(tag_of('release', parent) if facts['hub']['repo_id'] else f'releases/{parent}')}"
     return str(_trunk_name(parent, trunk_on_hub))
 

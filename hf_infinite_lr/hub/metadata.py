@@ -47,7 +47,7 @@ def scores_of(facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _pipeline(model: Mapping[str, Any]) -> str | None:
     if model["causal"]:
         return "text-generation"
-    if "ForImageClassification" in model.get("base_class", ""):
+    if "ForImageClassification" in model["base_class"]:
         return "image-classification"
     return "image-feature-extraction" if model["kind"] == "mae" else None
 
