@@ -11,6 +11,7 @@ import argparse
 import inspect
 import json
 import pydoc_data.topics
+from itertools import chain, islice, repeat
 from pathlib import Path
 
 import torch
@@ -68,7 +69,8 @@ def main() -> None:
             model.load_state_dict(trunk["model"])
             optimizer.load_state_dict(trunk["optimizer"])
             scheduler.set_position(task * arguments.task_steps)
-        for _, (tokens,) in zip(range(arguments.task_steps), loader, strict=False):
+        passes = chain.from_iterable(repeat(loader))  # as many as the steps take
+        for (tokens,) in islice(passes, arguments.task_steps):
             if scheduler.last_epoch in branch_steps:
                 trunk = {"model": copy_of(model.state_dict()), "optimizer": copy_of(optimizer.state_dict())}
             rates.append(optimizer.param_groups[0]["lr"])

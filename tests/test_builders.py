@@ -299,6 +299,54 @@ def test_a_subset_stays_and_grows_without_losing():
     assert len(set(stream) & set(ids(large))) > 0.9 * min(len(stream), 300)
 
 
+def test_samples_of_one_date_are_dealt_out_alike():
+    years = [2020] * 60 + [2021] * 40
+    data, held = (datasets.Dataset.from_dict({"year": years[::step]}) for step in (1, 5))
+    one, two = split_by_time(data, column="year", num_tasks=2, eval_dataset=held)
+    assert [one.dataset["year"].count(year) for year in (2020, 2021)] == [50, 0]
+    assert [two.dataset["year"].count(year) for year in (2020, 2021)] == [10, 40]
+    assert [part.eval_dataset["year"][:].count(2020) for part in (one, two)] == [10, 2]
+    assert [part.eval_dataset["year"][:].count(2021) for part in (one, two)] == [0, 8]
+    early = datasets.Dataset.from_dict({"year": [1999, 2020, 2021, 2044]})
+    parts = split_by_time(data, column="year", num_tasks=2, eval_dataset=early)
+    assert [part.eval_dataset["year"][:] for part in parts] == [[1999, 2020], [2021, 2044]]
+    days = [part.eval_dataset["date"][:] for part in split_by_time(table(), num_tasks=4, eval_dataset=table(100))]
+    assert all(max(earlier) <= min(later) for earlier, later in pairwise(days))
+
+
+def test_the_diagonal_of_a_matrix_does_not_matter():
+    draw = np.random.RandomState(0).random_sample((10, 10))
+    apart = (draw + draw.T) / 2
+    np.fill_diagonal(apart, 0)
+    near = apart + np.diag(np.full(10, 50.0))
+    found, again = (split_by_distance(table(), 5, distances=matrix) for matrix in (apart, near))
+    assert [task.holds for task in found] == [task.holds for task in again]
+
+
+def test_features_of_some_of_the_classes():
+    data = table().filter(lambda row: row["label"] < 6)
+    features = np.eye(6)[np.array(data["label"][:]) % 3 * 2]
+    tasks = split_by_distance(data, 2, features=features, classes=[0, 1, 3, 4])
+    assert sorted(task.holds for task in tasks) == ["classes ant, dog", "classes bee, elk"]
+
+
+@pytest.mark.parametrize("form", ["torch", "numpy"])
+def test_the_format_of_a_dataset_does_not_matter(form):
+    data = table()
+    formatted = data.with_format(form)
+    assert [task.holds for task in split_by_class(formatted, 5)] == [task.holds for task in split_by_class(data, 5)]
+    stamps = datasets.Dataset.from_dict({"date": [datetime(2023 + row % 2, 1, 1) for row in range(60)]})
+    tasks = split_by_time(stamps.with_format(form if form == "numpy" else None), period="year")
+    assert [task.name for task in tasks] == ["task-2023", "task-2024"]
+
+
+def test_classes_and_domains_by_their_names():
+    by_name, by_number = (split_by_class(table(), 2, classes=classes) for classes in (["dog", "ant"], [3, 0]))
+    assert [task.holds for task in by_name] == [task.holds for task in by_number]
+    tasks = split_by_domain(table(), column="label", domains=["dog", "ant"])
+    assert [(task.name, set(task.dataset["label"])) for task in tasks] == [("task-dog", {3}), ("task-ant", {0})]
+
+
 # ---- bad input -----------------------------------------------------------------------------------------------------
 
 
@@ -335,6 +383,10 @@ def test_a_subset_stays_and_grows_without_losing():
         (lambda t: split_by_distance(t, 5, tree={"ant": "x"}), r"tree says nothing of 9 classes, of 'bee' first"),
         (lambda t: split_by_distance(t, 5, distances=[[0, 1], [1, 0]]), r"distances of shape \(2, 2\) .* 10 by 10"),
         (lambda t: split_by_distance(t, 5, features="v"), r"features='v' is missing"),
+        (
+            lambda t: split_by_distance(t, 2, features=np.ones((600, 2)), classes=[1, 2, 77]),
+            r"classes: 77 has no samples, so that features say nothing of it",
+        ),
         (lambda t: split_by_distance(t, 5, features=np.ones((3, 2))), r"features of shape \(3, 2\) must be one"),
         (lambda t: split_by_distance(t, 11, tree=TREE), r"num_tasks=11 is more than the 10 classes"),
         (lambda t: random_subset(t, 601), r"subset=601 is more than the 600 samples"),

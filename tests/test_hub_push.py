@@ -308,15 +308,30 @@ def test_push_sends_the_releases_of_a_run_that_was_not_told_to_publish(hub, made
     assert "continual_state.json" in capsys.readouterr().err
 
 
-def test_a_release_that_waits_as_private_stays_private(made, tmp_path):
+def test_a_release_that_waits_as_private_stays_private(made, tmp_path, monkeypatch):
     """Offline the run has queued it; naming the repository again must not publish it to everybody."""
+    monkeypatch.setattr("hf_infinite_lr.cli.push.PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     run = tmp_path / "run"
     shutil.copytree(made, run)
     queue = PublicationQueue(run)
     queue.add("release", "01-a", "user/model", branch="dev", private=True)
-    assert main(["push", str(run), "--hub_model_id", "user/model", "--dry_run"]) == 3
+    assert main(["push", str(run), "--hub_model_id", "user/model"]) == 3
     assert {(each.branch, each.private) for each in queue.waiting() if each.kind == "release"} == {("dev", True)}
     assert len(queue.waiting()) == len(list((run / "releases").iterdir()))
+
+
+def test_a_dry_run_leaves_the_queue_as_it_is(made, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(made, run)
+    queue = PublicationQueue(run)
+    queue.add("release", "01-a", "user/model", branch="main", private=None)
+    waiting = queue.waiting()
+    assert main(["push", str(run), "--hub_model_id", "user/mistyped", "--dry_run"]) == 3
+    said = capsys.readouterr().out
+    assert said.count("-> user/mistyped@main") == len(list((run / "releases").iterdir()))
+    assert "-> user/model" not in said
+    assert queue.waiting() == waiting
 
 
 def test_two_processes_do_not_send_the_same_queue(hub, queue):

@@ -97,6 +97,7 @@ def test_releases_load_in_plain_peft_with_the_logits_of_training(recipe, base, t
         release = tmp_path / "out" / "releases" / "02-two"
         loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), release).eval()
         assert torch.equal(loaded(IDS).logits, trained)
+        assert torch.equal(AutoModelForCausalLM.from_pretrained(release).eval()(IDS).logits, trained)
         merged = AutoModelForCausalLM.from_pretrained(release / "merged").eval()
         torch.testing.assert_close(merged(IDS).logits, trained, rtol=1e-4, atol=1e-5)
         assert not torch.allclose(AutoModelForCausalLM.from_pretrained(base).eval()(IDS).logits, trained)

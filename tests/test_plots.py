@@ -237,3 +237,17 @@ def test_repeated_cosine_is_one_line_for_each_phase():
     lines = lines_of(draw_learning_rate(curve_of_schedule(schedule, 1.0)))
     assert list(lines) == ["warm-up", "cosine decay"]
     assert np.nanmax(lines["warm-up"].get_ydata()) == 1.0
+
+
+def test_dollar_signs_in_names_start_no_formula(tmp_path):
+    name = "a $^$ b"
+    matrix = TaskMatrix([name], [name], "loss", False, [[1.0]])
+    for number, figure in enumerate(
+        (
+            draw_losses([(1, 2.0)], {name: [(5, 1.0)]}, [Span(name, 0, 9)], evaluation_label=name, title=name),
+            draw_comparison({name: matrix}, title=name),
+            draw_task_matrix(matrix, title=name),
+            draw_learning_rate(infinite_curve([100]), title=name),
+        )
+    ):
+        assert write_png(figure, tmp_path / f"{number}.png").stat().st_size > 1000

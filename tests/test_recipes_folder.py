@@ -88,6 +88,19 @@ def test_two_steps_of_every_recipe_on_the_real_code_path(path, tmp_path, monkeyp
         assert f"stands in for {name}" in caplog.text or f"stand in for {name}" in caplog.text
 
 
+def test_stand_ins_are_neither_counted_out_nor_ranked_by_a_model_of_the_hub(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    ranked = {"model_name_or_path": "user/reference", "keep": 0.25}
+    part = {"name": "web", "dataset_name": "user/web", "num_eval_samples": 4, "subset": 5000, "by_perplexity": ranked}
+    content = {"model_type": "llama", "tokenizer_name": "byte", "block_size": 8, "output_dir": "out", "tasks": [part]}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
+    (tmp_path / "smoke").mkdir()
+    stream = load_recipe(tmp_path / "recipe.yaml", smoke=tmp_path / "smoke").stream()
+    assert len(stream.tasks[0].dataset) > 0
+    assert "by_perplexity of web is left out" in caplog.text
+
+
 @pytest.mark.parametrize("path", sorted((RECIPES / "models").glob("*.json")), ids=lambda path: path.stem)
 def test_model_has_the_parameters_that_its_name_says(path):
     with torch.device("meta"):

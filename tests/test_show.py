@@ -300,6 +300,14 @@ def test_a_launch_file_says_what_the_run_takes_there(small_recipe, capsys):
     assert bytes_of["optimizer"] == pytest.approx(2 * bytes_of["weights"], abs=100)
 
 
+def test_a_run_that_stops_early_and_keeps_its_start(small_recipe, capsys):
+    words = ["--config", str(small_recipe), "--launch", str(LAUNCH_FILES / "cpu.yaml"), "--max_steps", "30"]
+    assert show([*words, "--merge.method", "first"]) == 0
+    said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if len(line.split()) > 1)
+    assert said["the"].split()[:3] == ["run", "30", "steps,"]
+    assert said["start/"] == said["releases/"].replace("2 x", "1 x")
+
+
 @pytest.mark.parametrize(
     ("content", "more", "sentence"),
     [
@@ -352,6 +360,16 @@ def test_a_launch_file_says_what_the_run_takes_there(small_recipe, capsys):
             "{zero_stage: 1}",
             PER_TASK,
             r"adapter_per_task=True\) cannot be used with Deep",
+        ),
+        (
+            "{distributed_type: FSDP, num_processes: 2, fsdp_config: {fsdp_version: 1}}",
+            ["--methods.mas.weight", "1"],
+            r"methods\.mas cannot be used with FSDP 1; set fsdp_version=2",
+        ),
+        (
+            "{zero_stage: 1}",
+            ["--methods", "{lwf: {}}", "--torch_compile", "true"],
+            r"methods\.lwf .* torch_compile",
         ),
         ("{distributed_type: MEGATRON_LM, num_processes: 2}", [], r"distributed_type=MEGATRON_LM cannot be used"),
         (

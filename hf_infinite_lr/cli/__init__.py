@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 VERBS = {
-    "run": "run a Trainer script with both schedules registered, the script unchanged",
+    "run": "run a Trainer script with our schedules registered, the script unchanged",
     "train": "train a stream of datasets as a recipe says",
     "anneal": "make a release of a trunk checkpoint, whenever it was saved",
     "show": "draw a learning rate before a run starts",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_infinite_lr.trainer.engines import check_deepspeed, check_parallelism
 from hf_infinite_lr.trainer.merged import check_engine_of_merging
-from hf_infinite_lr.trainer.method_engines import check_beginning, check_finishing, check_sharded_methods
+from hf_infinite_lr.trainer.method_engines import check_beginning, check_finishing, check_methods_of
 
 if TYPE_CHECKING:
     from hf_infinite_lr.recipe import Recipe
@@ -41,6 +41,8 @@ class Launch:
             The DeepSpeed configuration, under DeepSpeed's own keys.
         num_replicas (`int`):
             Groups of processes of which each holds all shards (FSDP with replicas).
+        fsdp_version (`int`, *optional*):
+            1 or 2; None without FSDP.
     """
 
     engine: str
@@ -51,6 +53,7 @@ class Launch:
     offloads_optimizer: bool = False
     deepspeed: Mapping[str, Any] = field(default_factory=dict)
     num_replicas: int = 1
+    fsdp_version: int | None = None
 
     @property
     def num_shards(self) -> int:
@@ -112,7 +115,7 @@ def read_launch(path: Path, num_processes: int | None = None, num_machines: int 
     if kind == DistributedType.FSDP:
         offloads = str(config.fsdp_config.get("fsdp_offload_params", False)).lower() == "true"
         common |= {"offloads_weights": offloads, "offloads_optimizer": offloads, "num_replicas": replicas}
-        return Launch("FSDP", processes, **common)
+        return Launch("FSDP", processes, **common, fsdp_version=int(config.fsdp_config.get("fsdp_version", 1)))
     if kind == DistributedType.MULTI_CPU and processes > 1 and not config.mpirun_config:
         raise ValueError(
             f"distributed_type=MULTI_CPU with num_processes={processes} starts one process without mpirun_config; see "
@@ -161,9 +164,9 @@ def check_launch(launch: Launch, recipe: Recipe) -> Iterator[str]:
         check_deepspeed(launch.deepspeed, args)
         _check_settings(launch, args)
     stage = launch.deepspeed["zero_optimization"]["stage"] if launch.deepspeed else None
-    fsdp = launch.engine == "FSDP"
+    fsdp = launch.fsdp_version is not None
     recipe.objective.check_zero(stage)
-    check_sharded_methods(args.methods, fsdp=fsdp, zero_stage=stage)
+    check_methods_of(args, fsdp_version=launch.fsdp_version, zero_stage=stage)
     check_engine_of_merging(args.merge, fsdp=fsdp, deepspeed=stage is not None)
     if recipe.objective.finishes_releases:
         check_finishing(fsdp=fsdp, zero_stage=stage)

@@ -55,11 +55,11 @@ def describe_needs(recipe: Recipe, launch: Launch, plan: Plan, path: Path) -> st
 
 
 def num_steps(plan: Plan, args: Any) -> int:
-    """All updates of a run; under `extra` the trunk repeats every branch but the last."""
+    """All updates of a run, which `max_steps` may stop early; under `extra` the trunk repeats every branch but one."""
     total = sum(plan.tasks.values())
-    if plan.schedule is None or args.anneal_budget != "extra":
-        return total
-    return total + sum(branch.end_step - branch.first_step for branch in plan.schedule.branch_points[:-1])
+    if plan.schedule is not None and args.anneal_budget == "extra":
+        total += sum(branch.end_step - branch.first_step for branch in plan.schedule.branch_points[:-1])
+    return min(total, args.max_steps) if args.max_steps > 0 else total
 
 
 def _amount(samples: int, tokens: int | None) -> str:
@@ -77,10 +77,12 @@ def _disk(held: Footprint, args: Any, plan: Plan, steps: int) -> list[list[str]]
     releases = {"each": trunks, "last": 1, "none": 0}[args.release]
     kept = _num_checkpoints(args, plan, steps)
     checkpoint, release = in_words(held.checkpoint), in_words(held.release)
-    total = (trunks + kept) * held.checkpoint + releases * held.release
+    starts = int(args.merge is not None and args.merge["method"] == "first")
+    total = (trunks + kept) * held.checkpoint + (releases + starts) * held.release
     return [
         ["trunk/", f"{trunks} x {checkpoint}"],
         ["releases/", f"{releases} x {release}"],
+        *([["start/", f"1 x {release}"]] if starts else []),
         ["checkpoint-N/", f"at most {kept} x {checkpoint}"],
         ["on disk", f"at most {in_words(total)}"],
     ]

@@ -45,9 +45,13 @@ def push(argv: Sequence[str]) -> int:
     try:
         output_dir = read_run(arguments.output_dir).path
         queue, publisher = PublicationQueue(output_dir), Publisher(output_dir, fault_of)
-        if arguments.hub_model_id is not None:
-            _add_releases(queue, arguments.hub_model_id)
-        waiting = queue.waiting()
+        releases = [] if arguments.hub_model_id is None else _releases(queue, arguments.hub_model_id)
+        if not arguments.dry_run:
+            for each in releases:
+                queue.add(each.kind, each.name, each.repo_id, branch=each.branch, private=each.private)
+        again = {each.folder for each in releases}
+        waiting = [each for each in queue.waiting() if each.folder not in again]
+        waiting += [each for each in releases if not queue.has_sent(each)]
     except (ValueError, OSError) as error:
         print(f"hf-infinite-lr push: {error}", file=sys.stderr)
         return 1
@@ -81,16 +85,16 @@ def _send(queue: PublicationQueue, publisher: Publisher, total: int) -> int:
     return LEFT if left else 0
 
 
-def _add_releases(queue: PublicationQueue, repo_id: str) -> None:
-    """Puts every release into the queue, as private and on the branch that the run has asked for, if it has."""
+def _releases(queue: PublicationQueue, repo_id: str) -> list[Publication]:
+    """Every release for a repository, as private and on the branch that the run has asked for, if it has."""
     found = sorted((queue.output_dir / "releases").glob(f"*/{CARD_FACTS}"))
     if not found:
         raise ValueError(f"{queue.output_dir / 'releases'} holds no release with a card.")
     known = [*(Publication(**sent["publication"]) for sent in queue.sent()), *queue.waiting()]
     asked = [publication for publication in known if publication.kind == "release"]
     branch, private = (asked[-1].branch, asked[-1].private) if asked else ("main", None)
-    for facts in found:
-        queue.add("release", facts.parent.name, repo_id, branch=branch, private=private)
+    names = [facts.parent.name for facts in found]
+    return [queue.publication("release", name, repo_id, branch=branch, private=private) for name in names]
 
 
 def _describe(publisher: Publisher, waiting: Sequence[Publication]) -> int:

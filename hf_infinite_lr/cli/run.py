@@ -1,4 +1,4 @@
-"""`hf-infinite-lr run script.py ...`: a script that was not written for this package, with both schedules known."""
+"""`hf-infinite-lr run script.py ...`: a script that was not written for this package, with our schedules known."""
 
 import argparse
 import runpy

@@ -2,7 +2,7 @@
 
 from .background import BackgroundSender
 from .card import render_card
-from .contents import CARD, RECIPE, NotPublishableError, without_paths
+from .contents import BASE, CARD, RECIPE, NotPublishableError, without_paths
 from .download import fetch_trunk, is_hub_revision
 from .facts import changed_settings, model_facts, release_facts
 from .publisher import CARD_FACTS, Publisher, read_facts
@@ -10,6 +10,7 @@ from .queue import Publication, PublicationQueue, weights_digest
 from .sending import Left, left_sentence, send_queue
 
 __all__ = [
+    "BASE",
     "CARD",
     "CARD_FACTS",
     "RECIPE",

@@ -18,6 +18,9 @@ Contents = dict[str, Path | bytes]
 
 CARD = "README.md"
 MANIFEST = "manifest.json"
+BASE = "base"
+"""Where the release of an adapter keeps the configuration of the model below it: at the top transformers would take it
+for a whole model's, and not find the adapter."""
 RECIPE = "recipe.yaml"
 """Where a run keeps its recipe, below `output_dir` and in each release."""
 

@@ -18,7 +18,7 @@ from hf_infinite_lr.metrics import DESCRIPTIONS, HEADLINE, TaskMatrix, summary
 from hf_infinite_lr.report.run import Run
 from hf_infinite_lr.report.screen import SHORT, matrix_rows
 
-from .contents import is_local_path, without_paths
+from .contents import BASE, is_local_path, without_paths
 from .queue import tag_of
 
 LARGEST_TABLE = 12
@@ -100,7 +100,7 @@ def model_facts(
         base_model (`str`, *optional*): What it was loaded from: a Hub id or a local path.
     """
     adapter = _read(folder / "adapter_config.json")
-    config = _read(folder / "config.json") or {}
+    config = _read((folder / BASE if adapter else folder) / "config.json") or {}
     base = adapter.get("base_model_name_or_path") if adapter else base_model
     return {
         "class": model_class,

@@ -92,13 +92,21 @@ class PublicationQueue:
             branch (`str`): The branch.
             private (`bool`, *optional*): Of a repository that has yet to be created.
         """
-        digest = weights_digest(self.output_dir / KINDS[kind] / name)
-        new = Publication(kind, name, repo_id, branch, private, self._run_id(), digest)
-        if asdict(new) in [sent["publication"] for sent in self.sent()]:
+        new = self.publication(kind, name, repo_id, branch=branch, private=private)
+        if self.has_sent(new):
             return
         places = {(old.kind, old.name): file for file, old in self._files()}
         file = places.get((kind, name)) or self._waiting / f"{self._next():06d}-{kind}-{name}.json"
         self._write(file, {"schema_version": _SCHEMA_VERSION, **asdict(new)})
+
+    def publication(self, kind: str, name: str, repo_id: str, *, branch: str, private: bool | None) -> Publication:
+        """What [`add`] would put into the queue."""
+        digest = weights_digest(self.output_dir / KINDS[kind] / name)
+        return Publication(kind, name, repo_id, branch, private, self._run_id(), digest)
+
+    def has_sent(self, publication: Publication) -> bool:
+        """Whether exactly this has gone already."""
+        return asdict(publication) in [sent["publication"] for sent in self.sent()]
 
     def waiting(self) -> list[Publication]:
         """What is still to be sent, oldest first."""

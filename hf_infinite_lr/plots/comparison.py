@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from hf_infinite_lr.metrics import TaskMatrix
-from hf_infinite_lr.plots.curve import shortened
+from hf_infinite_lr.plots.curve import literal, shortened
 from hf_infinite_lr.plots.palette import task_colours
 
 _MARKS = "osD^vP"
@@ -36,23 +36,25 @@ def draw_comparison(matrices: Mapping[str, TaskMatrix], *, title: str = "") -> F
             "markersize": 7,
         }
         last, learned = final_values(matrix), dict(zip(matrix.tasks, matrix.diagonal, strict=False))
-        for values, fill, label in ((last, "full", shortened(name, 60)), (learned, "none", "_right after learning")):
+        kinds = ((last, "full", literal(shortened(name, 60))), (learned, "none", "_right after learning"))
+        for values, fill, label in kinds:
             points = [
                 (values[c], y + offset) for c, y in zip(columns, heights, strict=True) if values.get(c) is not None
             ]
             if points:
                 axes.plot(*zip(*points, strict=True), fillstyle=fill, label=label, zorder=3, **mark)
-    axes.set_yticks(heights, [shortened(column, 24).replace("$", r"\$") for column in columns])
+    axes.set_yticks(heights, [literal(shortened(column, 24)) for column in columns])
     axes.set_ylim(-0.6, len(columns) - 0.4)
     axes.grid(axis="y", color="#DDDDDD")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     first: Sequence[TaskMatrix] = list(matrices.values())
     direction = "higher" if first[0].higher_is_better else "lower"
-    axes.set_xlabel(f"{first[0].metric} ({direction} is better; filled: at the end, hollow: right after learning)")
+    label = f"{first[0].metric} ({direction} is better; filled: at the end, hollow: right after learning)"
+    axes.set_xlabel(literal(label))
     figure.legend(loc="outside lower center", ncols=1, frameon=False, fontsize=9)
     if title:
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(literal(title), fontsize=11)
     return figure
 
 

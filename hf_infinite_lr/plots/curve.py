@@ -129,6 +129,11 @@ def fitting_labels(tasks: Sequence[Span], num_steps: int, columns: int) -> list[
     return [shortened(task.name, width) for task, width in zip(tasks, widths, strict=True)]
 
 
+def literal(text: str) -> str:
+    """A text that matplotlib shows as it is, and not as a formula between dollar signs."""
+    return text.replace("$", r"\$")
+
+
 def shortened(name: str, width: int) -> str:
     """The name, or what of it fits in `width` characters."""
     if len(name) <= width:

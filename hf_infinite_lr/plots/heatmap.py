@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from hf_infinite_lr.metrics import TaskMatrix
-from hf_infinite_lr.plots.curve import shortened
+from hf_infinite_lr.plots.curve import literal, shortened
 
 _GAP = 0.25
 """Room between the tasks and what is set apart from them, in cells."""
@@ -39,8 +39,8 @@ def draw_task_matrix(matrix: TaskMatrix, *, unit: str = "", title: str = "") -> 
         ("untrained", matrix.baseline),
         *((f"after {t}", r) for t, r in zip(matrix.tasks, matrix.matrix, strict=False)),
     ]
-    labels = [shortened(column, 16).replace("$", r"\$") for column in columns]
-    names = [shortened(name, 32).replace("$", r"\$") for name, _ in rows]
+    labels = [literal(shortened(column, 16)) for column in columns]
+    names = [literal(shortened(name, 32)) for name, _ in rows]
     many = len(columns) > 16
     cell = (0.46, 0.3) if many else (max(0.75, 0.085 * max(map(len, labels)) + 0.1), 0.45)
     room = 0.09 * max(map(len, names)) + 0.3
@@ -68,7 +68,8 @@ def draw_task_matrix(matrix: TaskMatrix, *, unit: str = "", title: str = "") -> 
     axes.spines[:].set_visible(False)
     axes.set_xlabel("evaluated on (orange frame: right after learning; hatched: not evaluated)", fontsize=8)
     direction = "higher" if matrix.higher_is_better else "lower"
-    axes.set_title(title or f"{matrix.metric}{f' in {unit}' if unit else ''} ({direction} is better)", fontsize=11)
+    title = title or f"{matrix.metric}{f' in {unit}' if unit else ''} ({direction} is better)"
+    axes.set_title(literal(title), fontsize=11)
     return figure
 
 

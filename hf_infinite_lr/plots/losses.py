@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from textwrap import fill
+from typing import Any
 
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from hf_infinite_lr.plots.curve import Span
+from hf_infinite_lr.plots.curve import Span, literal
 from hf_infinite_lr.plots.palette import GREY, task_colours
 from hf_infinite_lr.plots.rates import draw_tasks
 
@@ -53,19 +54,18 @@ def draw_losses(
     for column, points in evaluations.items():
         if points:
             style = "-" if column in colours else "--"
-            steps, values = zip(*points, strict=True)
-            colour = colours.get(column, "#555555")
-            upper.plot(steps, values, style, color=colour, marker=marker, markersize=3.5, label=column, clip_on=False)
+            mark: dict[str, Any] = {"marker": marker, "markersize": 3.5, "color": colours.get(column, "#555555")}
+            upper.plot(*zip(*points, strict=True), style, label=literal(column), clip_on=False, **mark)
     if training:
         lower.plot(*zip(*training, strict=True), color=GREY, linewidth=1.2)
-    upper.set_ylabel(fill(evaluation_label, 34))
+    upper.set_ylabel(literal(fill(evaluation_label, 34)))
     lower.set_ylabel("training loss")
     lower.set_xlabel("global step")
     lower.set_xlim(0, last)
     lower.xaxis.set_major_formatter(EngFormatter(sep=""))
     _draw_key(figure, len(evaluations), names, list(colours.values()))
     if title:
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(literal(title), fontsize=11)
     return figure
 
 

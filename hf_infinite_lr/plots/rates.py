@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter
 
 from hf_infinite_lr.announcement import format_rate
-from hf_infinite_lr.plots.curve import Curve, Span, curve_of_schedule, fitting_labels
+from hf_infinite_lr.plots.curve import Curve, Span, curve_of_schedule, fitting_labels, literal
 from hf_infinite_lr.plots.palette import PALE, PHASE_NAMES, PHASES, PURPLE
 from hf_infinite_lr.schedules import cosine_rewarm, infinite
 
@@ -55,7 +55,7 @@ def draw_learning_rate(curve: Curve, *, title: str = "") -> Figure:
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     if title:
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(literal(title), fontsize=11)
     return figure
 
 
@@ -67,9 +67,8 @@ def draw_tasks(axes: Axes, tasks: Sequence[Span], num_steps: int, *, columns: in
             axes.axvspan(task.start, task.stop, color=PALE, linewidth=0, zorder=0)
         if index and len(tasks) <= 2 * _MANY:
             axes.axvline(task.start, color="#BBBBBB", linewidth=0.8, zorder=1, label="_boundary")
-        # The dollar sign would start a formula.
         axes.annotate(
-            label.replace("$", r"\$"),
+            literal(label),
             ((task.start + task.stop) / 2, 1.0),
             xycoords=("data", "axes fraction"),
             xytext=(0, 4),

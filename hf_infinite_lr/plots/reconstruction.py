@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from hf_infinite_lr.plots.curve import shortened
+from hf_infinite_lr.plots.curve import literal, shortened
 
 _KINDS = ("original", "masked", "reconstructed")
 _PREFIX = "reconstructions."
@@ -49,7 +49,7 @@ def draw_reconstructions(
         axes.set_xticks([])
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.set_title(shortened(name, 40).replace("$", r"\$"), fontsize=10)
+        axes.set_title(literal(shortened(name, 40)), fontsize=10)
     if title:
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(literal(title), fontsize=11)
     return figure

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 from matplotlib.figure import Figure
 
-from hf_infinite_lr.plots.curve import shortened
+from hf_infinite_lr.plots.curve import literal, shortened
 
 
 def draw_similarity(
@@ -27,14 +27,14 @@ def draw_similarity(
     panels = figure.subplots(1, len(columns), squeeze=False)[0]
     for axes, (name, (models, rows)) in zip(panels, columns.items(), strict=True):
         axes.imshow(rows, aspect="auto", vmin=0, vmax=1, cmap=matplotlib.colormaps["cividis"])
-        labels = [shortened(model, 16).replace("$", r"\$") for model in models]
+        labels = [literal(shortened(model, 16)) for model in models]
         axes.set_xticks(range(len(models)), labels, rotation=60, ha="right", fontsize=8)
         axes.set_yticks(range(len(models)), labels if axes is panels[0] else [], fontsize=8)
         axes.tick_params(length=0)
-        axes.set_title(shortened(name, 24).replace("$", r"\$"), fontsize=10)
+        axes.set_title(literal(shortened(name, 24)), fontsize=10)
         for y, row in enumerate(rows):
             for x, value in enumerate(row):
                 ink = "black" if value > 0.5 else "white"
                 axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8, color=ink)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(literal(title), fontsize=11)
     return figure

@@ -35,7 +35,7 @@ def for_two_steps(content: Mapping[str, Any], objective: type[Objective], folder
 
     Entries that name data of the Hub read a small local file of the same columns instead, and a model of the Hub is a
     new one of the recipe's `smoke_config_name`; built-in data is cut short, local files are read as they are. What is
-    replaced is logged.
+    replaced or left out (a choice by a reference model of the Hub) is logged.
 
     Args:
         content (`Mapping`): The recipe.
@@ -62,12 +62,24 @@ def _local(entry: Mapping[str, Any], objective: type[Objective], folder: Path) -
         return {**entry, "mixture": [{key: part[key] for key in part if key != "name"} for part in parts]}
     data = entry.get("dataset_name") or entry.get("data_files") or ""
     files = [data] if isinstance(data, str) else data
+    entry = _unranked(entry)
     if not entry.get("dataset_name") and not any(str(file).startswith("hf://") for file in files):
         return {**entry, **(objective.smoke_builtin if entry.get("builtin") else {})}
     logger.info("--smoke: a few made-up samples stand in for %s", ", ".join(map(str, files)))
     own = {key: value for key, value in entry.items() if key in (*OWN_KEYS, "weight")}
     source = {key: value for key, value in entry.items() if key not in own}
+    if isinstance(own.get("subset"), int):
+        del own["subset"]  # a number of samples that the few made-up ones do not reach
     return {**objective.stand_in(source, _divided_by(entry), folder), **own}
+
+
+def _unranked(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Without `by_perplexity` where its reference model is not on this disk."""
+    asked = entry.get("by_perplexity")
+    if not isinstance(asked, Mapping) or Path(str(asked.get("model_name_or_path"))).exists():
+        return entry
+    logger.info("--smoke: by_perplexity of %s is left out", entry["name"])
+    return {key: value for key, value in entry.items() if key != "by_perplexity"}
 
 
 def _divided_by(entry: Mapping[str, Any]) -> dict[str, Sequence[Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 
@@ -59,32 +58,34 @@ def check_engine_of_methods(trainer: Any) -> None:
             f"methods.{next(iter(chosen))} cannot be used with one process for {trainer.args.n_gpu} GPUs; start one "
             "process for each, with accelerate launch or torchrun."
         )
-    for name in ("torch_compile", "use_liger_kernel"):
-        if "lwf" in chosen and getattr(trainer.args, name):
-            raise ValueError(
-                f"methods.lwf cannot be used with {name}=True, because it looks into the forward pass; leave it out."
-            )
-    if "nearest_class_mean" in chosen and trainer.args.fp16:
-        raise ValueError(
-            "methods.nearest_class_mean cannot be used with fp16=True, because it leaves no gradient to scale; use "
-            "bf16=True."
-        )
-    if trainer.is_fsdp_enabled and accelerator.state.fsdp_plugin.fsdp_version != 2 and chosen:
-        raise ValueError(f"methods.{next(iter(chosen))} cannot be used with FSDP 1; set fsdp_version=2.")
-    check_sharded_methods(chosen, fsdp=trainer.is_fsdp_enabled, zero_stage=zero_stage(trainer))
+    fsdp_version = accelerator.state.fsdp_plugin.fsdp_version if trainer.is_fsdp_enabled else None
+    check_methods_of(trainer.args, fsdp_version=fsdp_version, zero_stage=zero_stage(trainer))
 
 
-def check_sharded_methods(chosen: Collection[str], *, fsdp: bool, zero_stage: int | None) -> None:
-    """Refuses methods that a sharding engine cannot carry.
+def check_methods_of(args: Any, *, fsdp_version: int | None, zero_stage: int | None) -> None:
+    """Refuses methods that other arguments or a sharding engine cannot carry.
 
     Args:
-        chosen (`Collection[str]`): Names of methods.
-        fsdp (`bool`): Whether it is FSDP.
+        args ([`ContinualTrainingArguments`]): Of the run.
+        fsdp_version (`int`, *optional*): 1 or 2; None without FSDP.
         zero_stage (`int`, *optional*): Of DeepSpeed; None without it.
 
     Raises:
         ValueError: naming the method, the engine and why.
     """
+    chosen, fsdp = args.methods, fsdp_version is not None
+    for name in ("torch_compile", "use_liger_kernel"):
+        if "lwf" in chosen and getattr(args, name):
+            raise ValueError(
+                f"methods.lwf cannot be used with {name}=True, because it looks into the forward pass; leave it out."
+            )
+    if "nearest_class_mean" in chosen and args.fp16:
+        raise ValueError(
+            "methods.nearest_class_mean cannot be used with fp16=True, because it leaves no gradient to scale; use "
+            "bf16=True."
+        )
+    if fsdp_version == 1 and chosen:
+        raise ValueError(f"methods.{next(iter(chosen))} cannot be used with FSDP 1; set fsdp_version=2.")
     for name in ("lwf", "gdumb"):
         if name in chosen and (fsdp or zero_stage == 3):
             raise ValueError(

@@ -70,9 +70,10 @@ class ContinualMixin(
             come back, and may write weights; so not with FSDP or DeepSpeed, which train other tensors.
         finish_release (`Callable`, *optional*): `(model, directory) -> benchmark -> metric -> value`, called on every
             process for every release, whose files lie in `directory` and may be added to (None on processes that do
-            not write), and before training without a directory.
+            not write), and before training without a directory (not with `evaluate_on="none"`).
         score_model (`Callable`, *optional*): `(trainer, release, columns, learned) -> {column: {metric: value}}`:
-            further scores of the model before training and at each task's end, such as probes. `release` is the
+            further scores of the model before training and at each task's end, such as probes (none with
+            `evaluate_on="none"`). `release` is the
             directory of the release (`untrained` before training), `columns` are those that were evaluated just now,
             to which the answer belongs, and `learned` names the tasks seen so far.
         task_classes (`Mapping[str, Iterable[int]]`, *optional*): For class-incremental classification by a model with

@@ -12,7 +12,7 @@ import torch
 from transformers.trainer_utils import rotate_checkpoints
 
 from hf_infinite_lr.config import schedule_name
-from hf_infinite_lr.hub import CARD
+from hf_infinite_lr.hub import BASE, CARD
 from hf_infinite_lr.methods.head import base_of
 from hf_infinite_lr.schedules import Schedule
 from hf_infinite_lr.stream.loading import StreamBatches
@@ -146,7 +146,7 @@ class TrunkAndBranches(Engines, Publishing):
                 (aside / name / CARD).unlink(missing_ok=True)  # PEFT's own card, which ours replaces after the list
                 base: Any = base_of(self._unwrapped())
                 if base is not self._unwrapped():
-                    base.config.save_pretrained(aside / name)  # PEFT leaves out the sizes and classes of the base
+                    base.config.save_pretrained(aside / name / BASE)  # its classes stand nowhere else
                 checkpoints.write_manifest(aside / name)
                 self._describe_release(aside / name)
                 checkpoints.move_into_place(aside / name, self._output_dir / "releases" / name)

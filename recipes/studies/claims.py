@@ -73,7 +73,7 @@ CLAIMS = (
     Claim(
         "Singh et al. 2025",
         "The lead stays at scale, and in zero-shot benchmarks.",
-        reason="models of 10^4 to 10^6 parameters, a few hundred updates",
+        reason="models of 10^4 to 10^6 parameters, some hundred to two thousand updates",
     ),
     Claim(
         "Ibrahim et al. 2024", "5 % replay reduces forgetting much.", _replay("infinite") + _replay("cosine_rewarm")

@@ -34,7 +34,8 @@ def split_by_class(
         dataset (`datasets.Dataset` or `datasets.IterableDataset`): What is divided.
         num_tasks (`int`): Number of tasks.
         column (`str`): Column of the labels.
-        classes (`Sequence`, *optional*): The labels; a stream needs them unless its column is a `ClassLabel`.
+        classes (`Sequence`, *optional*): The labels, of a `ClassLabel` also their names; a stream needs them unless
+            its column is one.
         seed (`int`, *optional*): Decides the groups; None groups in the order of labels, as Split CIFAR-10 does.
         name (`str`): Names the tasks, as in `task-1`.
         **division: As in [`~hf_infinite_lr.stream.builders.division.Division`].
@@ -99,7 +100,8 @@ def classes_of(dataset: Any, column: str, classes: Sequence[Any] | None = None) 
     if classes is not None:
         if not isinstance(classes, (list, tuple)) or len(set(classes)) != len(classes):
             raise ValueError(f"classes={classes!r} must be a list of different labels.")
-        return list(classes)
+        numbers = {name: number for number, name in label_names(dataset, column).items()}
+        return [numbers.get(label, label) for label in classes]
     if isinstance(dataset, Dataset):
         values = set(column_values(dataset, column))
         if None in values or (isinstance((dataset.features or {}).get(column), ClassLabel) and -1 in values):

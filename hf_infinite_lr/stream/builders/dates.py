@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
-from typing import Any, Unpack
+from typing import Any, Self, Unpack
 
 import numpy as np
 from datasets import IterableDataset
@@ -38,7 +38,8 @@ def split_by_time(
     Args:
         dataset (`datasets.Dataset` or `datasets.IterableDataset`): What is divided.
         column (`str`): Column of the dates.
-        num_tasks (`int`, *optional*): Parts of equal size.
+        num_tasks (`int`, *optional*): Parts of equal size; samples of one date may come to lie in two of them, and
+            those of `eval_dataset` lie in the same proportion.
         period (`str`, *optional*): Calendar parts: one task for each `year`, `month` or `day` that occurs.
         boundaries (`Sequence`, *optional*): Where each task but the first begins, in ascending order.
         seed (`int`): Decides what is held out.
@@ -73,10 +74,12 @@ def split_by_time(
     if num_tasks is not None:
         check_num_tasks(num_tasks, len(moments))
         numbers = np.empty(len(moments), int)
-        parts = np.array_split(np.argsort(moments, kind="stable"), num_tasks)
+        order = np.argsort(moments, kind="stable")
+        parts = np.array_split(order, num_tasks)
         for number, rows in enumerate(parts):
             numbers[rows] = number
-        rule = _ByDate.of(column, np.array([moments[rows[0]] for rows in parts[1:]], moments.dtype), prefix)
+        rule = _ByRank.of(column, np.array([moments[rows[0]] for rows in parts[1:]], moments.dtype), prefix)
+        rule = replace(rule, moments=moments[order], cuts=np.cumsum([len(rows) for rows in parts[:-1]]))
     elif period is not None:
         if period not in PERIODS:
             raise ValueError(f"period={period!r} must be one of {', '.join(PERIODS)}.")
@@ -97,25 +100,49 @@ class _ByDate:
     holds: tuple[str, ...]
 
     @classmethod
-    def of(cls, column: str, starts: np.ndarray, prefix: str, names: Sequence[str] | None = None) -> _ByDate:
+    def of(cls, column: str, starts: np.ndarray, prefix: str, names: Sequence[str] | None = None) -> Self:
         days = [str(start.astype("datetime64[D]")) for start in starts]
         first, last = ["the first", *(f"from {day}" for day in days)], [*(f"before {day}" for day in days), "the last"]
         holds = [f"{begin} to {end}" for begin, end in zip(first, last, strict=True)]
         return cls(column, starts, tuple(names or (f"{prefix}-{n}" for n in range(1, len(starts) + 2))), tuple(holds))
 
-    def with_ranges(self, moments: np.ndarray, numbers: np.ndarray) -> _ByDate:
+    def with_ranges(self, moments: np.ndarray, numbers: np.ndarray) -> Self:
         """With the dates that each part really holds."""
         holds = []
         for number in range(len(self.names)):
             part = moments[numbers == number].astype("datetime64[D]")
             holds.append(f"{part.min()} to {part.max()}" if len(part) else self.holds[number])
-        return _ByDate(self.column, self.starts, self.names, tuple(holds))
+        return replace(self, holds=tuple(holds))
 
     def parts_at(self, moments: np.ndarray) -> np.ndarray:
         return np.searchsorted(self.starts, moments, side="right")
 
     def parts_of(self, values: Sequence[Any]) -> np.ndarray:
         return self.parts_at(_moments(values, self.column))
+
+
+@dataclass(frozen=True)
+class _ByRank(_ByDate):
+    """Parts of equal size, which a date that many samples share may cross.
+
+    Others of that date are dealt out over the ranks of those that were cut.
+
+    Args:
+        moments (`np.ndarray`): Those that were cut, in order.
+        cuts (`np.ndarray`): The rank at which each part but the first begins.
+    """
+
+    moments: np.ndarray = field(default_factory=lambda: np.empty(0, "datetime64[us]"))
+    cuts: np.ndarray = field(default_factory=lambda: np.empty(0, int))
+
+    def parts_at(self, moments: np.ndarray) -> np.ndarray:
+        found, places, counts = np.unique(moments, return_inverse=True, return_counts=True)
+        first, last = (np.searchsorted(self.moments, found, side=side) for side in ("left", "right"))
+        turn = np.empty(len(moments))  # of each among those of its date
+        order = np.argsort(places, kind="stable")
+        turn[order] = np.arange(len(moments)) - np.repeat(np.cumsum(counts) - counts, counts)
+        ranks = first[places] + (turn + 0.5) * (last - first)[places] / counts[places]
+        return np.searchsorted(self.cuts, ranks, side="left")
 
 
 def _ascending(boundaries: Sequence[Any]) -> np.ndarray:

@@ -54,7 +54,8 @@ def split_by_distance(
         column (`str`): Column of the labels.
         tree (`dict`, *optional*): Label -> path from the root, such as `{"cat": "animal/mammal"}`; the distance is
             the number of edges between two leaves. Labels of a `ClassLabel` stand by their names.
-        distances (*optional*): Matrix of shape (classes, classes), in the order of `classes`.
+        distances (*optional*): Matrix of shape (classes, classes), in the order of `classes`; its diagonal does not
+            matter.
         features (*optional*): A feature vector for each sample, an array of shape (samples, width) or the name of a
             column; the distance is that of the class means (Euclidean). Not for a stream.
         classes (`Sequence`, *optional*): As in [`split_by_class`].
@@ -195,12 +196,13 @@ def _edges(one: Sequence[Any], other: Sequence[Any]) -> int:
 
 
 def _checked(distances: Any, size: int) -> np.ndarray:
-    matrix = np.asarray(distances, float)
+    matrix = np.array(distances, float)
     if matrix.shape != (size, size) or not np.isfinite(matrix).all() or not np.allclose(matrix, matrix.T):
         raise ValueError(
             f"distances of shape {matrix.shape} must be a symmetric matrix of finite numbers, {size} by {size}, one "
             "row for each class."
         )
+    np.fill_diagonal(matrix, 0)  # the search counts a class's distance to its own part
     return matrix
 
 
@@ -215,8 +217,14 @@ def _mean_distances(dataset: Dataset, column: str, features: Any, classes: Seque
             f"features of shape {vectors.shape} must be one vector of finite numbers for each of the {len(dataset)} "
             "samples."
         )
-    labels = np.array([classes.index(label) for label in column_values(dataset, column)])
+    numbers = {label: number for number, label in enumerate(classes)}
+    labels = np.array([numbers.get(label, -1) for label in column_values(dataset, column)])
+    counts = np.bincount(labels[labels >= 0], minlength=len(classes))
+    if not counts.all():
+        raise ValueError(
+            f"classes: {classes[int(np.argmin(counts))]!r} has no samples, so that features say nothing of it."
+        )
     sums = np.zeros((len(classes), vectors.shape[1]))
-    np.add.at(sums, labels, vectors)
-    means = sums / np.bincount(labels, minlength=len(classes))[:, None]
+    np.add.at(sums, labels[labels >= 0], vectors[labels >= 0])
+    means = sums / counts[:, None]
     return np.linalg.norm(means[:, None] - means[None, :], axis=-1)

@@ -169,8 +169,8 @@ def _random(rows: np.ndarray, count: int, *key: int) -> tuple[np.ndarray, np.nda
 
 
 def column_values(dataset: Dataset, column: str | None) -> Any:
-    """A column's values, or the numbers of the rows; a sequence."""
-    return np.arange(len(dataset)) if column is None else dataset[column][:]
+    """A column's values as they are stored, whatever format the dataset hands out; or the numbers of the rows."""
+    return np.arange(len(dataset)) if column is None else dataset.with_format(None)[column][:]
 
 
 def check_column(dataset: Any, column: str | None) -> None:
