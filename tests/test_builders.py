@@ -358,6 +358,8 @@ def test_classes_and_domains_by_their_names():
         (lambda t: split_by_class(t, 2.0), r"num_tasks=2\.0 must be"),
         (lambda t: split_by_class(t, 2, column="lable"), r"column='lable' is missing: the dataset has id, label, "),
         (lambda t: split_by_class(t, 2, classes=[1, 1]), r"classes=\[1, 1\] must be a list of different labels"),
+        (lambda t: split_by_class(t, 2, classes=["dog", 3]), r"classes=\['dog', 3\] must be a list of different"),
+        (lambda t: split_by_class(t, 2, classes=3), r"classes=3 must be a list of different labels"),
         (lambda t: split_by_class(t, 2, classes=[1, 77]), r"Task 'task-1' \(class 77\) hases|\(class 77\)"),
         (lambda t: split_by_instance(t, 601), r"num_tasks=601 is more than the 600 samples"),
         (lambda t: split_by_instance(t, 600), r"Task 'task-1' has 1 samples, too few to hold 1 of them out"),

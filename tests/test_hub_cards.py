@@ -249,14 +249,18 @@ MEAN = "The weights are a mean: 0.25 of the task's own model and 0.75 of {}."
         (
             {"rewind": "none"},
             2,
-            ["the run then anneals once more", "the release `task-01-task`", "To anneal the trunk again"],
+            [
+                "the run then anneals once more",
+                "it went on from the annealed model of `01-task`",
+                "To anneal the trunk",
+            ],
             ["Do not continue", "which reach its release only"],
         ),
         (
             {"methods": {"gdumb": {"buffer_size": 1500, "label_column": None}}},
             2,
             [
-                "trained from scratch on GDumb's buffer of 1,500 samples",
+                "trained anew from the run's first weights on GDumb's buffer of 80 samples",
                 "Nothing continues from this release",
                 "| parent of that trunk | none: trained from scratch |",
                 "| `methods.gdumb.buffer_size` | `1500` |",
@@ -282,6 +286,28 @@ def test_a_card_says_what_a_run_made_otherwise(settings, number, said, unsaid, t
     assert_valid(card)
     assert [words for words in said if words not in card] == []
     assert [words for words in unsaid if words in card] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "said", "unsaid"),
+    [
+        ({}, "the release is the model at the task's end, and training goes on from there with", "merged"),
+        ({"methods": {"gdumb": {"buffer_size": 9}}}, "goes on from its state at step 20.", "goes on from there"),
+        ({"merge": {"method": "ema"}}, "goes on from the task's own model, before it was merged, with", "from there"),
+        ({"merge": {"method": "ema", "next_start": True}}, "training goes on from there with", "before it was merged"),
+        ({"rewind": "none"}, "| parent of that trunk | `task-01-task-trunk` |", "the annealed model"),
+    ],
+    ids=str,
+)
+def test_where_training_goes_on_without_a_branch(settings, said, unsaid, tmp_path):
+    run = run_of(["web", "code"], tmp_path / "run")
+    for task in run.state["tasks"]:
+        task.update(branch_step=None, num_anneal_steps=0)
+    run.state["settings"] |= settings
+    card = render_card(facts_of(run))
+    assert_valid(card)
+    assert said in card.replace("\n", " ")
+    assert unsaid not in card
 
 
 def test_values_that_are_no_numbers_are_left_out_of_the_metadata(tmp_path):

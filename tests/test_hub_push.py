@@ -334,6 +334,20 @@ def test_a_dry_run_leaves_the_queue_as_it_is(made, tmp_path, capsys):
     assert queue.waiting() == waiting
 
 
+def test_naming_what_was_sent_does_not_hide_what_waits(hub, made, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("hf_infinite_lr.cli.push.PATIENCE_SECONDS", 0)
+    shutil.copytree(made, tmp_path / "run")
+    run = str(tmp_path / "run")
+    assert main(["push", run, "--hub_model_id", "user/one"]) == 0
+    with monkeypatch.context() as offline:
+        offline.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        assert main(["push", run, "--hub_model_id", "user/two"]) == 3
+    waiting = len(PublicationQueue(tmp_path / "run").waiting())
+    capsys.readouterr()
+    assert main(["push", run, "--hub_model_id", "user/one", "--dry_run"]) == 3
+    assert capsys.readouterr().out.count("-> user/two@main") == waiting > 0
+
+
 def test_two_processes_do_not_send_the_same_queue(hub, queue):
     from filelock import FileLock
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from transformers import LlamaConfig, LlamaForCausalLM, ViTMAEConfig, ViTMAEForPreTraining
 
 from hf_infinite_lr.cli.show import show
 from hf_infinite_lr.construction import schedule_from_arguments
@@ -298,6 +299,29 @@ def test_a_launch_file_says_what_the_run_takes_there(small_recipe, capsys):
     bytes_of = {name: int(said[name].split("(")[1].split()[0].replace(",", "")) for name in names}
     assert bytes_of["methods"] == bytes_of["weights"], "l2 keeps the reference"
     assert bytes_of["optimizer"] == pytest.approx(2 * bytes_of["weights"], abs=100)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # by PEFT
+def test_models_that_would_be_loaded_are_counted_without_loading(small_recipe, tmp_path, capsys):
+    cpu = ["--launch", str(LAUNCH_FILES / "cpu.yaml")]
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    decoder = {f"decoder_{name}": value for name, value in sizes.items()}
+    mae = ViTMAEForPreTraining(ViTMAEConfig(**sizes, **decoder, image_size=32, patch_size=16))
+    mae.save_pretrained(tmp_path / "mae")
+    (tmp_path / "images.yaml").write_text(
+        f"model_name_or_path: {tmp_path / 'mae'}\noutput_dir: {tmp_path / 'out'}\n"
+        "tasks: [{name: web, builtin: digits, num_steps: 9}]\n"
+    )
+    held = {}
+    for objective, more in (("mae", []), ("image_classification", []), ("image_classification", ["--lora.r", "2"])):
+        more = [*more, *(["--lora.target_modules", "[q_proj]"] if more else []), "--objective", objective]
+        assert show(["--config", str(tmp_path / "images.yaml"), *cpu, *more]) == 0, capsys.readouterr().err
+        out = capsys.readouterr().out
+        held[objective, len(more)] = out[out.index("weights ") :].split("(")[1].split()[0]
+    assert int(held["mae", 2].replace(",", "")) == 4 * mae.num_parameters()
+    LlamaForCausalLM(LlamaConfig(vocab_size=384, **sizes)).save_pretrained(tmp_path / "lm")
+    per_task = [*PER_TASK, "--model_name_or_path", str(tmp_path / "lm"), "--config_overrides", "{}"]
+    assert show(["--config", str(small_recipe), *cpu, *per_task]) == 0, capsys.readouterr().err
 
 
 def test_a_run_that_stops_early_and_keeps_its_start(small_recipe, capsys):

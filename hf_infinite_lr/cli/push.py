@@ -46,12 +46,12 @@ def push(argv: Sequence[str]) -> int:
         output_dir = read_run(arguments.output_dir).path
         queue, publisher = PublicationQueue(output_dir), Publisher(output_dir, fault_of)
         releases = [] if arguments.hub_model_id is None else _releases(queue, arguments.hub_model_id)
+        new = [each for each in releases if not queue.has_sent(each)]
         if not arguments.dry_run:
-            for each in releases:
+            for each in new:
                 queue.add(each.kind, each.name, each.repo_id, branch=each.branch, private=each.private)
-        again = {each.folder for each in releases}
-        waiting = [each for each in queue.waiting() if each.folder not in again]
-        waiting += [each for each in releases if not queue.has_sent(each)]
+        replaced = {each.folder for each in new}
+        waiting = [*(each for each in queue.waiting() if each.folder not in replaced), *new]
     except (ValueError, OSError) as error:
         print(f"hf-infinite-lr push: {error}", file=sys.stderr)
         return 1

@@ -151,8 +151,8 @@ def _parent(facts: Mapping[str, Any], trunk_on_hub: bool) -> str:
     parent = facts["trunk"]["parent"]
     if not parent or "gdumb" in facts["methods"]:
         return _origin(facts)
-    if facts["rewind"] == "none":
-        return f"the release {code(tag_of('release', parent) if facts['hub']['repo_id'] else f'releases/{parent}')}"
+    if facts["rewind"] == "none" and facts["trunk"]["parent_annealed"]:
+        return f"none: it went on from the annealed model of {code(parent)}"
     return str(_trunk_name(parent, trunk_on_hub))
 
 

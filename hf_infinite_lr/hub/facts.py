@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, asdict, fields
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ LARGEST_TABLE = 12
 """Tasks and columns that a card lists; of more, the first and the last are listed."""
 
 _SCHEMA_VERSION = 1
+_OF_THE_TASK = ("name", "directory", "num_samples", "start_step", "branch_step", "end_step")
 _NOT_SETTINGS = ("output_dir", "logging_dir", "run_name", "report_to", "disable_tqdm", "debug", "overwrite_output_dir")
 _NOT_SETTINGS_BEGIN = ("hub_", "push_", "resume_", "trackio_", "lr_scheduler_", "logging_first", "project", "do_")
 
@@ -61,8 +62,7 @@ def release_facts(
         "output_dir": " ".join(run.path.resolve().name.split()),
         "hub": dict(hub),
         "model": dict(model),
-        "task": {key: task.get(key) for key in ("name", "directory", "start_step", "branch_step", "end_step")}
-        | {"number": place + 1},
+        "task": {key: task.get(key) for key in _OF_THE_TASK} | {"number": place + 1},
         "stream": [_stream_row(n, each, recipe) for n, each in _shortened(list(enumerate(tasks)))],
         "num_tasks": len(tasks),
         "datasets": sorted({part["dataset"] for part in map(_data, _parts(_entries(recipe))) if part["dataset"]}),
@@ -175,7 +175,7 @@ def _ways(run: Run, place: int) -> dict[str, Any]:
     return {
         "rewind": settings.get("rewind"),
         "methods": dict(settings.get("methods") or {}),
-        "merge": {"weight": MergeSettings.weight, **merge} if merged else None,
+        "merge": asdict(MergeSettings(**merge)) if merged else None,
     }
 
 
@@ -280,6 +280,7 @@ def _trunk(tasks: Sequence[Mapping[str, Any]], place: int) -> dict[str, Any] | N
         "step": task["end_step"] if branch is None else branch,
         "num_anneal_steps": 0 if branch is None else task["end_step"] - branch,
         "parent": tasks[place - 1]["directory"] if place else None,
+        "parent_annealed": place > 0 and tasks[place - 1].get("branch_step") is not None,
     }
 
 

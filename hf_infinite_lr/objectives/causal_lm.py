@@ -103,6 +103,11 @@ def build_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(name, revision=revision or "main")
 
 
+def counts_only() -> bool:
+    """Whether a model is made without memory, to count its weights, so that there is nothing to load them into."""
+    return torch.get_default_device().type == "meta"
+
+
 def build_model(
     source: ModelSource, tokenizer: PreTrainedTokenizerBase, *, block_size: int | None = None
 ) -> PreTrainedModel:
@@ -128,7 +133,7 @@ def build_model(
     else:
         config = stored_config(source.model_name_or_path, "model_name_or_path", source)
         override_config(config, source.config_overrides)
-        if torch.get_default_device().type == "meta":
+        if counts_only():
             model = AutoModelForCausalLM.from_config(config, **options)
         else:
             model = AutoModelForCausalLM.from_pretrained(

@@ -162,7 +162,7 @@ class ImageClassification(ImageObjective):
             config = build_vit_config(source)
             build_vit(source, config, []).save_pretrained(folder / "model")
         build_processor(source, config, None, None).save_pretrained(folder / "model")
-        return {"model_name_or_path": str(folder / "model"), "model_revision": None}
+        return {"model_name_or_path": str(folder / "model"), "model_revision": None, "config_overrides": {}}
 
     def _finish_release(self, model: Any, directory: Path | None) -> dict[str, dict[str, float]]:
         if directory is not None:

@@ -125,9 +125,7 @@ class FreshAdapter:
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._values = [
-            (parameter, parameter.detach().cpu().clone())
-            for parameter in model.parameters()
-            if parameter.requires_grad
+            (parameter, parameter.detach().clone()) for parameter in model.parameters() if parameter.requires_grad
         ]
 
     def restore(self) -> None:

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoImageProcessor, ViTConfig, ViTMAEConfig, ViTMAEForPreTraining
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from .causal_lm import ModelSource, override_config
+from .causal_lm import ModelSource, counts_only, override_config
 
 MODEL_TYPE = "vit_mae"
 
@@ -82,6 +82,8 @@ def build_mae(source: ModelSource, config: ViTMAEConfig) -> ViTMAEForPreTraining
         model = ViTMAEForPreTraining._from_config(config, **options)
         set_positions(model)
         return model
+    if counts_only():
+        return ViTMAEForPreTraining._from_config(config, **options)
     return ViTMAEForPreTraining.from_pretrained(
         source.model_name_or_path, config=config, revision=source.model_revision or "main", **options
     )

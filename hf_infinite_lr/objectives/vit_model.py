@@ -9,7 +9,7 @@ from typing import Any
 from transformers import AutoConfig, ViTConfig, ViTForImageClassification
 from transformers.utils import logging
 
-from .causal_lm import ModelSource, override_config
+from .causal_lm import ModelSource, counts_only, override_config
 from .mae_model import check_sizes
 
 BACKBONES = ("vit", "vit_mae")
@@ -78,7 +78,7 @@ def build_vit(source: ModelSource, config: ViTConfig, classes: Sequence[str]) ->
     config.id2label, config.label2id = dict(enumerate(names)), {name: place for place, name in enumerate(names)}
     given = {"attn_implementation": source.attn_implementation, "dtype": source.dtype}
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if source.model_name_or_path is None:
+    if source.model_name_or_path is None or counts_only():
         return ViTForImageClassification._from_config(config, **options)
     with _quiet():
         result: Any = ViTForImageClassification.from_pretrained(

@@ -63,14 +63,22 @@ def _local(entry: Mapping[str, Any], objective: type[Objective], folder: Path) -
     data = entry.get("dataset_name") or entry.get("data_files") or ""
     files = [data] if isinstance(data, str) else data
     entry = _unranked(entry)
+    if entry.get("builtin"):
+        return {**_uncounted(entry), **objective.smoke_builtin}
     if not entry.get("dataset_name") and not any(str(file).startswith("hf://") for file in files):
-        return {**entry, **(objective.smoke_builtin if entry.get("builtin") else {})}
+        return dict(entry)
     logger.info("--smoke: a few made-up samples stand in for %s", ", ".join(map(str, files)))
     own = {key: value for key, value in entry.items() if key in (*OWN_KEYS, "weight")}
     source = {key: value for key, value in entry.items() if key not in own}
-    if isinstance(own.get("subset"), int):
-        del own["subset"]  # a number of samples that the few made-up ones do not reach
-    return {**objective.stand_in(source, _divided_by(entry), folder), **own}
+    return {**objective.stand_in(source, _divided_by(entry), folder), **_uncounted(own)}
+
+
+def _uncounted(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Without numbers of samples to choose, which few made-up ones, or those of a short corpus, do not reach."""
+    asked = entry.get("by_perplexity")
+    keep = asked.get("keep") if isinstance(asked, Mapping) else None
+    counts = {"subset": entry.get("subset"), "by_perplexity": keep}
+    return {key: value for key, value in entry.items() if not isinstance(counts.get(key), int)}
 
 
 def _unranked(entry: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -196,9 +196,9 @@ def _spent_section(run: Run, *, linked: bool) -> list[str]:
         kept = [count(_samples_for_release(run, task)), count(task.get("num_unused_samples"))]
         rows.append([task["name"], count(task.get("num_steps")), *map(count, counts), *kept, *links])
     text = (
-        "Counts add up over the tasks. Spent: all that was computed until this release. On the path: what is in the "
-        "history of the released weights; branches from which the trunk came back are not. Samples for the release "
-        "only: the trunk never trains on them. Samples unused: a pass is whole global batches, and these fill none."
+        "Spent: all that was computed until this release, for earlier tasks too. On the path: what is in the history "
+        "of the released weights; branches from which the trunk came back are not. Samples for the release only: the "
+        "trunk never trains on them. Samples unused: a pass is whole global batches, and these fill none."
     )
     return ["## Spent", text, markdown(rows)]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from accelerate.data_loader import DataLoaderAdapter
 from torch.utils.data import DataLoader
+from transformers import PreTrainedConfig
 
 from hf_infinite_lr.stream.loading import kept_rng
 from hf_infinite_lr.stream.plan import StreamPlan
@@ -81,16 +82,21 @@ class ColumnEvaluation(Host):
 
     @contextmanager
     def _loss_of_data(self) -> Iterator[None]:
-        """Leaves out what a mixture of experts adds to the loss of its data, so that models can be compared."""
+        """Leaves out what a mixture of experts adds to the loss of its data, so that models can be compared.
+
+        The model itself adds it where its configuration says so, TRL's trainers where their attribute does.
+        """
         config: Any = getattr(self.accelerator.unwrap_model(self.model, keep_torch_compile=False), "config", None)
-        balances = getattr(config, "output_router_logits", False)
+        text = config.get_text_config() if isinstance(config, PreTrainedConfig) else config
+        switches = [(owner, "output_router_logits") for owner in (config, text)] + [(self, "aux_loss_enabled")]
+        on = [(owner, name) for owner, name in switches if getattr(owner, name, False)]
         try:
-            if balances:
-                config.output_router_logits = False
+            for owner, name in on:
+                setattr(owner, name, False)
             yield
         finally:
-            if balances:
-                config.output_router_logits = True
+            for owner, name in on:
+                setattr(owner, name, True)
 
     def _check_best_metric(self) -> None:
         """Refuses a `metric_for_best_model` that some evaluation would not have."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 from transformers.trainer_utils import rotate_checkpoints
 
 from hf_infinite_lr.config import schedule_name
@@ -144,9 +145,10 @@ class TrunkAndBranches(Engines, Publishing):
             if self.args.should_save:
                 self._add_to_release(aside / name)
                 (aside / name / CARD).unlink(missing_ok=True)  # PEFT's own card, which ours replaces after the list
-                base: Any = base_of(self._unwrapped())
-                if base is not self._unwrapped():
-                    base.config.save_pretrained(aside / name / BASE)  # its classes stand nowhere else
+                base = base_of(self._unwrapped())
+                if base is not self._unwrapped() and isinstance(base, PreTrainedModel):
+                    (aside / name / BASE).mkdir()
+                    base.config.to_json_file(aside / name / BASE / "config.json")  # its classes stand nowhere else
                 checkpoints.write_manifest(aside / name)
                 self._describe_release(aside / name)
                 checkpoints.move_into_place(aside / name, self._output_dir / "releases" / name)

@@ -98,10 +98,11 @@ def classes_of(dataset: Any, column: str, classes: Sequence[Any] | None = None) 
     """The labels of a dataset in order: those given, those that its table has, or those that its features name."""
     check_column(dataset, column)
     if classes is not None:
-        if not isinstance(classes, (list, tuple)) or len(set(classes)) != len(classes):
-            raise ValueError(f"classes={classes!r} must be a list of different labels.")
         numbers = {name: number for number, name in label_names(dataset, column).items()}
-        return [numbers.get(label, label) for label in classes]
+        found = [numbers.get(label, label) for label in classes] if isinstance(classes, (list, tuple)) else None
+        if found is None or len(set(found)) != len(found):
+            raise ValueError(f"classes={classes!r} must be a list of different labels.")
+        return found
     if isinstance(dataset, Dataset):
         values = set(column_values(dataset, column))
         if None in values or (isinstance((dataset.features or {}).get(column), ClassLabel) and -1 in values):
