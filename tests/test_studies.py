@@ -11,6 +11,7 @@ from statistics import fmean, stdev
 from unittest.mock import patch
 
 import pytest
+from scipy.stats import ttest_ind
 
 from hf_infinite_lr.construction import schedule_from_arguments
 from hf_infinite_lr.schedules import cosine_rewarm
@@ -97,7 +98,11 @@ def test_short_form_is_the_paired_difference_of_the_files():
     for name, table in arms.TABLES.items():
         runs = json.loads((STUDIES / f"{table.study}.json").read_text())["runs"] if table.study in STUDIED else []
         averages = {
-            arm: {run["seed"]: fmean(run["matrix"][-1]) for run in runs if (run["table"], run["arm"]) == (name, arm)}
+            arm: {
+                run["seed"]: fmean(run["matrix"][-1])
+                for run in runs
+                if (run["table"], run["arm"]) == (name, arm) and run["seed"] < 5
+            }
             for arm in ("infinite", "cosine_rewarm")
         }
         if len(averages["infinite"]) != 5:
@@ -112,6 +117,27 @@ def test_short_form_is_the_paired_difference_of_the_files():
         assert f"- {table.title}: `infinite` against `cosine_rewarm` is **{word}** over 5 seeds." in text
         checked += 1
     assert checked
+
+
+def test_new_seeds_agree_as_the_page_says():
+    text, found = (STUDIES / "README.md").read_text(encoding="utf-8"), page.read_results()
+    told = [row for row in cells(text.split("## New seeds")[1].split("```")[0])[2:] if len(row) == 5]
+    assert {row[0] for row in told} == {table.title for table in arms.TABLES.values() if table.study == "lm"}
+    for name, table in arms.TABLES.items():
+        if table.study != "lm":
+            continue
+        own = [run for run in found.found["lm"]["runs"] if run["table"] == name]
+        one, other = (
+            {run["seed"]: fmean(run["matrix"][-1]) for run in own if run["arm"] == arm}
+            for arm in ("infinite", "cosine_rewarm")
+        )
+        gains = {seed: other[seed] - one[seed] for seed in one.keys() & other.keys()}
+        new = [gain for seed, gain in gains.items() if seed >= table.seeds]
+        welch = ttest_ind(new, [gains[seed] for seed in range(table.seeds)], equal_var=False).confidence_interval(0.95)
+        row = next(row for row in told if row[0] == table.title)
+        numbers = [float(part) for part in INTERVAL.fullmatch(row[3]).groups()]
+        assert numbers[1:] == pytest.approx([welch.low, welch.high], abs=6e-4)
+        assert row[4] == ("agree" if welch.low <= 0 <= welch.high else "disagree")
 
 
 def test_words_match_the_intervals_beside_them():

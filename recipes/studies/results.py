@@ -8,7 +8,7 @@ from typing import Any
 import records
 from arms import TABLES
 from claims import AVERAGE, LEARNED, LOST, NOT_TESTABLE, Claim, Comparison
-from verdicts import Difference, verdict
+from verdicts import Agreement, Difference, verdict
 
 from hf_infinite_lr.metrics import TaskMatrix, summary
 
@@ -29,6 +29,18 @@ def measure(run: Mapping[str, Any], name: str) -> float | None:
     return summary(matrix)[MEASURES[name]]
 
 
+def _paired(
+    first: Mapping[int, Mapping[str, Any]], second: Mapping[int, Mapping[str, Any]], name: str
+) -> Difference | None:
+    seeds = sorted(first.keys() & second.keys())
+    if len(seeds) < 2:
+        return None
+    values = [[measure(runs[seed], name) for seed in seeds] for runs in (first, second)]
+    if None in values[0] + values[1]:
+        return None
+    return Difference.of(*values, higher_is_better=name != LOST and first[seeds[0]]["higher_is_better"])
+
+
 class Results:
     """The runs of all studies.
 
@@ -41,6 +53,13 @@ class Results:
 
     def done(self, table: str, arm: str) -> dict[int, Mapping[str, Any]]:
         """The runs of an arm so far, by seed."""
+        return {seed: run for seed, run in self._all(table, arm).items() if seed < TABLES[table].seeds}
+
+    def again(self, table: str, arm: str) -> dict[int, Mapping[str, Any]]:
+        """Its runs on seeds that the table does not use."""
+        return {seed: run for seed, run in self._all(table, arm).items() if seed >= TABLES[table].seeds}
+
+    def _all(self, table: str, arm: str) -> dict[int, Mapping[str, Any]]:
         own = self.found[TABLES[table].study]["runs"]
         return {run["seed"]: run for run in own if (run["table"], run["arm"]) == (table, arm)}
 
@@ -51,15 +70,13 @@ class Results:
 
     def difference(self, comparison: Comparison) -> Difference | None:
         """Over the seeds that both arms have; None for fewer than two."""
-        first, second = self.runs(*comparison.first), self.runs(*comparison.second)
-        seeds = sorted(first.keys() & second.keys())
-        if len(seeds) < 2:
-            return None
-        values = [[measure(runs[seed], comparison.measure) for seed in seeds] for runs in (first, second)]
-        if None in values[0] + values[1]:
-            return None
-        higher = first[seeds[0]]["higher_is_better"] if comparison.measure != LOST else False
-        return Difference.of(*values, higher_is_better=higher)
+        return _paired(self.runs(*comparison.first), self.runs(*comparison.second), comparison.measure)
+
+    def agreement(self, table: str) -> Agreement | None:
+        """Of the primary comparison on new seeds with the one that stands in the table; None where it was not run."""
+        arms = ("infinite", "cosine_rewarm")
+        first, again = (_paired(*(runs(table, arm) for arm in arms), AVERAGE) for runs in (self.runs, self.again))
+        return None if first is None or again is None else Agreement(first, again)
 
     def on_second(self, metric: str) -> "Results":
         """The same runs by another outcome that their records hold."""

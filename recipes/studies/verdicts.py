@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from scipy.stats import t as student
+
 from hf_infinite_lr.evaluation import mean_and_half_width
 
 MARGINS = {"bits_per_byte": 0.02, "linear_accuracy": 0.01}
@@ -54,6 +56,32 @@ class Difference:
         if -margin < self.low and self.high < margin:
             return "supported"
         return "contradicted" if self.low > margin or self.high < -margin else "inconclusive"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """
+    Two differences of the same arms, over seeds of which none is in both.
+
+    Args:
+        first (`Difference`): Of the table.
+        again (`Difference`): Of new seeds.
+    """
+
+    first: Difference
+    again: Difference
+
+    def change(self) -> Difference:
+        """The second minus the first, with Welch's 95 % interval; its seeds are all of both."""
+        both = (self.first, self.again)
+        parts = [(one.half / student.ppf(0.975, one.seeds - 1)) ** 2 for one in both]
+        freedom = sum(parts) ** 2 / sum(part**2 / (one.seeds - 1) for part, one in zip(parts, both, strict=True))
+        half = float(student.ppf(0.975, freedom)) * sum(parts) ** 0.5
+        return Difference(self.again.mean - self.first.mean, half, self.first.seeds + self.again.seeds)
+
+    def word(self) -> str:
+        """`agree` where the interval contains 0."""
+        return "agree" if self.change().word() == "inconclusive" else "disagree"
 
 
 def verdict(outcomes: Sequence[str]) -> str:
