@@ -278,8 +278,8 @@ def page(results: Results) -> str:
         *(line for name in TABLES for line in (*table_lines(results, name), *second_lines(results, name))),
         "## New seeds",
         "",
-        "By how much `infinite` is better than `cosine_rewarm`, on the seeds of the tables and on seeds that no table "
-        "uses, which were run last. *Agree* means that Welch's 95 % interval of the difference between the two contains 0.",
+        "By how much `infinite` is better than `cosine_rewarm`, on the seeds of the tables and on others, run last. "
+        "*Agree* means that Welch's 95 % interval of the difference between the two contains 0.",
         "",
         *new_seed_lines(results),
         "```bash",
