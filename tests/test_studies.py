@@ -70,6 +70,20 @@ def test_readme_of_the_project_says_what_the_page_says():
     def word(table, arm, than="infinite", outcome=found):
         return outcome.difference(claims.Comparison((table, arm), (table, than))).word()
 
+    agreements = {name: found.agreement(name) for name, table in arms.TABLES.items() if table.study == "lm"}
+    new = {name: agreement.again.word() for name, agreement in agreements.items()}
+    ahead_again = {name for name, word in new.items() if word == "ahead"}
+    assert ahead_again == {"lm-no-replay", "lm-replay", "lm-long"}
+    assert {word for name, word in new.items() if name not in ahead_again} == {"inconclusive"}
+    assert {agreement.again.seeds for agreement in agreements.values()} == {5}
+    apart = {name for name, agreement in agreements.items() if agreement.word() == "disagree"}
+    assert apart == {"lm-replay", "lm-long"}
+    assert all(agreements[name].change().low > 0 for name in apart)
+    assert (
+        "`infinite` is ahead in\nthree of the five tables of language models (three tasks with and without" in readme
+    )
+    assert "with replay and in the long one that is more than the first seeds and chance would tell" in readme
+
     controls = ("warmup_stable_decay", "infinite_extra", "infinite_no_rewind")
     for table, arm in product(("lm-no-replay", "lm-replay", "lm-ten"), controls):
         assert word(table, arm) == "ahead"
