@@ -73,9 +73,8 @@ class ContinualMixin(
             not write), and before training without a directory (not with `evaluate_on="none"`).
         score_model (`Callable`, *optional*): `(trainer, release, columns, learned) -> {column: {metric: value}}`:
             further scores of the model before training and at each task's end, such as probes (none with
-            `evaluate_on="none"`). `release` is the
-            directory of the release (`untrained` before training), `columns` are those that were evaluated just now,
-            to which the answer belongs, and `learned` names the tasks seen so far.
+            `evaluate_on="none"`). `release` is the directory of the release (`untrained` before training), `columns`
+            are those that were evaluated just now, to which the answer belongs, and `learned` names the tasks so far.
         task_classes (`Mapping[str, Iterable[int]]`, *optional*): For class-incremental classification by a model with
             one output for every class: each task's, as numbers of outputs ([`~.trainer.classes.ClassIncremental`]).
         **kwargs: As in the host.
