@@ -31,6 +31,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "min_lr_ratio": 0.1,
     },
 }
+OWN_SCHEDULES = tuple(DEFAULTS)
 AUTOREGRESSIVE = "autoregressive"
 """The `rewarm_lr_ratio` by which peaks fall from task to task."""
 ABSOLUTE_KEYS = {"constant_lr_ratio": "constant_lr", "min_lr_ratio": "min_lr"}
@@ -124,6 +125,11 @@ def check_learning_rate(learning_rate: object) -> float:
         `ValueError`: when it is not a finite number above zero.
     """
     return _positive("learning_rate", plain_value(learning_rate))
+
+
+def curve_arguments(kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The `lr_scheduler_kwargs` that shape the curve: all but `on_resume`, which is the scheduler's."""
+    return {key: value for key, value in (kwargs or {}).items() if key != "on_resume"}
 
 
 def complete_arguments(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:

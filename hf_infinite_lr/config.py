@@ -10,8 +10,15 @@ from typing import Any
 
 from transformers import SchedulerType, TrainingArguments
 
-from hf_infinite_lr.arguments import DEFAULTS
-from hf_infinite_lr.lr_scheduler import schedule_from_arguments
+from hf_infinite_lr.arguments import (
+    ANNEAL_BUDGETS,
+    OWN_SCHEDULES,
+    RELEASES,
+    check_choice,
+    check_task_steps,
+    curve_arguments,
+)
+from hf_infinite_lr.construction import schedule_from_arguments
 from hf_infinite_lr.merging import MergeSettings
 from hf_infinite_lr.methods.chosen import RUN_MODES, read_methods
 from hf_infinite_lr.methods.gdumb import FromScratch, GDumbSettings, gdumb_stream
@@ -22,9 +29,6 @@ from hf_infinite_lr.stream.plan import StreamPlan, plan_stream, task_lengths
 from hf_infinite_lr.stream.replay import ReplaySettings, check_buffers
 from hf_infinite_lr.stream.task import Stream
 
-OWN_SCHEDULES = tuple(DEFAULTS)
-ANNEAL_BUDGETS = ("within", "extra")
-RELEASES = ("each", "last", "none")
 REWINDS = ("full", "weights", "none")
 EVALUATE_ON = ("all", "seen", "current", "none")
 REPLAY_BUDGETS = ("within", "extra")
@@ -143,8 +147,10 @@ class ContinualArguments:
         # transformers declares a float, so that parsers and YAML turn 500 steps into 500.0.
         if isinstance(host.warmup_steps, float) and host.warmup_steps.is_integer():
             host.warmup_steps = int(host.warmup_steps)
-        if self.task_steps is not None and any(type(n) is not int or n < 1 for n in self.task_steps):
-            raise ValueError(f"task_steps={self.task_steps!r} must be whole numbers above 0.")
+        if self.task_steps is not None:
+            if not isinstance(self.task_steps, (list, tuple)):
+                raise ValueError(f"task_steps={self.task_steps!r} must be a number of steps, or a list of them.")
+            self.task_steps = check_task_steps(self.task_steps)
         for name, allowed in (
             ("anneal_budget", ANNEAL_BUDGETS),
             ("release", RELEASES),
@@ -152,8 +158,7 @@ class ContinualArguments:
             ("evaluate_on", EVALUATE_ON),
             ("replay_budget", REPLAY_BUDGETS),
         ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}.")
+            check_choice(name, getattr(self, name), allowed)
         if not 0 <= self.replay_fraction < 1:
             raise ValueError(f"replay_fraction={self.replay_fraction!r} must be at least 0 and below 1.")
         _check_buffer_size(self.replay_buffer_size)
@@ -323,14 +328,12 @@ def schedule_of(args: Any, lengths: Sequence[int]) -> Schedule:
         args: As in [`plan_run`].
         lengths (`Sequence[int]`): Steps of each task.
     """
-    given = dict(args.lr_scheduler_kwargs or {})
-    given.pop("on_resume", None)  # shapes no curve; the scheduler takes it
     make = partial(
         schedule_from_arguments,
         schedule_name(args),
         learning_rate=args.learning_rate,
         warmup_steps=args.warmup_steps,
-        kwargs=given,
+        kwargs=curve_arguments(args.lr_scheduler_kwargs),
         anneal_budget=args.anneal_budget,
     )
     if run_mode(args) != FromScratch.name:

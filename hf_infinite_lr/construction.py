@@ -7,7 +7,7 @@ from hf_infinite_lr.arguments import (
     ABSOLUTE_KEYS,
     ANNEAL_BUDGETS,
     AUTOREGRESSIVE,
-    DEFAULTS,
+    OWN_SCHEDULES,
     RELEASES,
     check_choice,
     check_learning_rate,
@@ -76,7 +76,7 @@ def schedule_from_arguments(
     >>> schedule.branch_points
     (BranchPoint(task=0, first_step=80, end_step=100), BranchPoint(task=1, first_step=180, end_step=200))
     """
-    check_choice("lr_scheduler_type", name, tuple(DEFAULTS))
+    check_choice("lr_scheduler_type", name, OWN_SCHEDULES)
     check_choice("anneal_budget", anneal_budget, ANNEAL_BUDGETS)
     check_choice("release", release, RELEASES)
     peak = check_learning_rate(learning_rate)

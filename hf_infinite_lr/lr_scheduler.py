@@ -12,7 +12,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from hf_infinite_lr.arguments import ON_RESUME, plain_value
-from hf_infinite_lr.construction import schedule_from_arguments
 from hf_infinite_lr.plain_run import plain_schedule
 from hf_infinite_lr.resume_policy import ScheduleState, resume
 from hf_infinite_lr.schedules import Phase, Schedule
@@ -23,7 +22,6 @@ __all__ = [
     "get_infinite_schedule",
     "get_rsqrt_rewarm_schedule",
     "peak_rate",
-    "schedule_from_arguments",
 ]
 
 

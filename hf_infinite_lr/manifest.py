@@ -7,6 +7,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+MANIFEST = "manifest.json"
+"""Its name in a checkpoint, trunk or release."""
+
+STATE = "continual_state.json"
+"""What a checkpoint, a trunk and an `output_dir` know about the run."""
+
 
 def manifest_of(files: Mapping[str, Any]) -> dict[str, Any]:
     """The content of `manifest.json`.

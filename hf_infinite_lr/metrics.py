@@ -124,10 +124,6 @@ class TaskMatrix:
         """
         return replace(self, matrix=(*self.matrix, self._cells(values)))
 
-    def with_baseline(self, values: Mapping[str, Cell]) -> "TaskMatrix":
-        """The matrix with the untrained model's values, given as in [`~TaskMatrix.with_row`]."""
-        return replace(self, baseline=self._cells(values))
-
     def to_dict(self) -> dict[str, Any]:
         """The content of `task_matrix.json`: plain Python values."""
         return {

@@ -10,7 +10,7 @@ from typing import Any
 
 from hf_infinite_lr.announcement import format_rate, is_main_process
 from hf_infinite_lr.arguments import RATE_KEYS
-from hf_infinite_lr.schedules import Phase, Schedule, check_steps_or_share, resolve_share, rsqrt
+from hf_infinite_lr.schedules import ANNEAL_TYPES_TO_ZERO, Phase, Schedule, check_steps_or_share, resolve_share, rsqrt
 
 logger = logging.getLogger(__name__)
 
@@ -142,23 +142,49 @@ def _anneal(saved: ScheduleState, new: ScheduleState, rewinds: bool) -> Schedule
     """Anneal from the saved position over `num_anneal_steps`; the travelled phases are kept for the record."""
     if new.name != "infinite":
         raise ValueError(f"on_resume='anneal' needs the infinite schedule; this run has {new.name}.")
-    start = saved.schedule(saved.position)
-    end = new.arguments["min_lr"] / saved.base_lrs[0] if "min_lr" in new.arguments else new.arguments["min_lr_ratio"]
-    if start < end:
-        raise ValueError(
-            f"on_resume='anneal': the floor ({format_rate(end * saved.base_lrs[0])}) must not be above the rate at"
-            f" step {saved.position} ({format_rate(saved.rate)})."
-        )
-    num_steps = _num_anneal_steps(saved, new)
-    shape = new.arguments["anneal_type"]
-    if shape == "exponential" and end <= 0.0:
-        raise ValueError(
-            "min_lr_ratio=0 cannot be reached by anneal_type='exponential'; linear, cosine and 1-sqrt can."
-        )
     travelled = _cut(saved.schedule, saved.position)
     task = travelled[-1].task if travelled else 0
-    phases = (*travelled, Phase("anneal", task, num_steps, start, end, shape))
-    return replace(new, schedule=Schedule(phases), base_lrs=saved.base_lrs, position=saved.position)
+    start = saved.schedule(saved.position)
+    anneal = annealing_phase(
+        task, _num_anneal_steps(saved, new), start, new.arguments, peak=saved.base_lrs[0], step=saved.position
+    )
+    return replace(new, schedule=Schedule((*travelled, anneal)), base_lrs=saved.base_lrs, position=saved.position)
+
+
+def annealing_phase(
+    task: int, num_steps: int, start: float, arguments: Mapping[str, Any], *, peak: float, step: int
+) -> Phase:
+    """The annealing of a branch that begins at a checkpoint.
+
+    Args:
+        task (`int`):
+            Index of the task.
+        num_steps (`int`):
+            Its length.
+        start (`float`):
+            The checkpoint's factor.
+        arguments (`Mapping[str, Any]`):
+            Complete arguments of `infinite`: the annealing's type and floor.
+        peak (`float`):
+            The learning rate that factors refer to.
+        step (`int`):
+            The checkpoint's step, for the refusal.
+
+    Raises:
+        `ValueError`: for a floor above the checkpoint's rate, or one that the type cannot reach.
+    """
+    floor = arguments["min_lr"] / peak if "min_lr" in arguments else arguments["min_lr_ratio"]
+    if start < floor:
+        raise ValueError(
+            f"The floor of the annealing ({format_rate(floor * peak)}) must not be above the rate at step {step}"
+            f" ({format_rate(start * peak)})."
+        )
+    shape = arguments["anneal_type"]
+    if floor <= 0.0 and shape not in ANNEAL_TYPES_TO_ZERO:
+        raise ValueError(
+            f"A floor of 0 cannot be reached by anneal_type={shape!r}; {' or '.join(ANNEAL_TYPES_TO_ZERO)} can."
+        )
+    return Phase("anneal", task, num_steps, start, floor, shape)
 
 
 def _num_anneal_steps(saved: ScheduleState, new: ScheduleState) -> int:
@@ -304,10 +330,10 @@ def _at_old_rates(phase: Phase, old: Schedule, previous: Phase | None, whole: bo
     if phase.name == "anneal":
         start = previous.end if previous is not None else phase.start
         end = same_kind[-1].end if same_kind else phase.end
-        if phase.shape == "exponential" and end == 0.0:
+        if end == 0.0 and phase.shape not in ANNEAL_TYPES_TO_ZERO:
             raise ValueError(
-                "anneal_type='exponential' cannot reach the checkpoint's floor of 0, which on_resume=continue keeps;"
-                " linear, cosine and 1-sqrt can."
+                f"anneal_type={phase.shape!r} cannot reach the checkpoint's floor of 0, which on_resume=continue"
+                f" keeps; {' or '.join(ANNEAL_TYPES_TO_ZERO)} can."
             )
         return replace(phase, start=start, end=end)
     if phase.name in ("constant", "cooldown_to_constant"):

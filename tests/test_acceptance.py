@@ -99,3 +99,10 @@ def test_a_task_under_way_must_be_given(tiny, tmp_path, budget, stop_at, end):
 def test_without_a_change_the_option_does_nothing(tiny, tmp_path, trained, whole):
     lengths = [Task(name, data) for name, data in tiny.data().items()]
     assert tiny.same_model(go_on(tiny, tmp_path, trained, lengths), whole)
+
+
+def test_a_task_that_a_method_has_yet_to_read_must_be_given(tiny, tmp_path):
+    settings = {"methods": {"mas": {"num_samples": 4}}, **SETTINGS}
+    tiny.run(tmp_path, tiny.data("ab"), **settings)
+    with pytest.raises(ValueError, match=r"task 'b' must be given until the task after it has begun.*methods\.mas"):
+        tiny.trainer(tmp_path, tiny.data("ac"), accept_changed_tasks=True, **settings).train(True)

@@ -1,5 +1,6 @@
 """Annealing after the fact gives the branch that the run itself has grown, and leaves the trunk alone."""
 
+import json
 import os
 import subprocess
 import sys
@@ -63,6 +64,27 @@ def test_what_cannot_be_annealed_is_refused(tiny, tmp_path):
         tiny.trainer(tmp_path).anneal(tmp_path / "trunk" / "01-a", 2)
 
 
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        (
+            {"num_anneal_steps": 0, "min_lr": 0.0},
+            r"A floor of 0 cannot be reached by anneal_type='exponential'",
+        ),
+        (
+            {"min_lr_ratio": 0.3},
+            r"The floor of the annealing \(.*\) must not be above the rate at step 1 \(",
+        ),
+    ],
+)
+def test_a_branch_that_would_not_train_or_would_climb_is_refused(tiny, tmp_path, kwargs, words):
+    """By the run's own floor of 0 under another type, and from a checkpoint in the warm-up."""
+    settings = {"lr_scheduler_kwargs": kwargs, "warmup_steps": 4, "save_strategy": "steps", "save_steps": 1}
+    tiny.run(tmp_path, max_steps=2, **settings)
+    with pytest.raises(ValueError, match=words):
+        tiny.trainer(tmp_path, **settings).anneal(tmp_path / "checkpoint-1", 2)
+
+
 def test_command_line_says_what_is_missing(tmp_path, capsys):
     assert main(["anneal", str(tmp_path / "trunk" / "01-a")]) == 1
     assert "--num_anneal_steps N is missing" in capsys.readouterr().err
@@ -120,6 +142,50 @@ def test_other_data_is_no_new_task(tiny, tmp_path, settings):
     assert again.anneal(tmp_path / "trunk" / "02-b", 2, task="c").name == "02-b-from-12-over-2-on-c"
     assert begun == []
     assert states[0] == states[1] > 0
+
+
+def test_a_release_made_afterwards_tells_of_the_run_before_it(tiny, tmp_path):
+    """The same scores, times and counts as those of the run's own release."""
+    run = tiny.run(tmp_path)
+    card = tmp_path / "releases" / "02-b" / "card.json"
+    told = json.loads(card.read_text())
+    again = tiny.trainer(tmp_path)
+    again.anneal(tmp_path / "trunk" / "02-b", run.plan.tasks[1].num_anneal_steps)
+    now = json.loads(card.read_text())
+    assert now["spent"] == told["spent"]
+    assert now["compute"]["train_seconds"] > 0.5 * told["compute"]["train_seconds"]
+    (mine,), (known,) = now["scores"], told["scores"]
+    assert mine["numbers"]["forgetting_from_best_earlier"] == known["numbers"]["forgetting_from_best_earlier"]
+    assert mine["last"][:2] == known["last"][:2]
+    rows = [{row[0]: dict(zip(one["table"][0], row, strict=True)) for row in one["table"]} for one in (mine, known)]
+    for name in ("untrained", "after a"):
+        assert {column: rows[0][name][column] for column in ("a", "b")} == {
+            column: rows[1][name][column] for column in ("a", "b")
+        }
+        assert rows[0][name]["a"] != "-"
+
+
+def test_a_release_on_other_data_counts_the_trunks_steps_and_names_the_data(tiny, tmp_path):
+    run = tiny.run(tmp_path)
+    other = [Task("fine", tiny.rows(40, 5, 70_000), num_steps=8)]
+    again = tiny.trainer(tmp_path, other, eval_dataset={"fine": tiny.rows(8, 7, 9_000_000)})
+    release = again.anneal(tmp_path / "trunk" / "02-b", 3, task="fine")
+    facts, card = json.loads((release / "card.json").read_text()), (release / "README.md").read_text()
+    on_trunk = run.plan.path_steps_at(run.plan.tasks[1].branch_step)
+    assert facts["spent"]["updates"]["on_path"] == on_trunk + 3
+    assert facts["annealed_on"]["name"] == "fine"
+    assert "The annealing trained on other data than the task's: fine, local data." in card
+    assert "on the last of its data" not in card
+
+
+def test_an_annealing_that_is_stopped_has_no_release_to_name(tiny, tmp_path):
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop = True
+
+    tiny.run(tmp_path)
+    with pytest.raises(RuntimeError, match=r"stopped at step 7 of 9, before its release 01-a-from-6-over-3"):
+        tiny.trainer(tmp_path, callbacks=[Stop()]).anneal(tmp_path / "trunk" / "01-a", 3)
 
 
 BESIDE = """

@@ -76,9 +76,9 @@ def test_schedule_arguments(tiny, tmp_path, kwargs, message):
         ({"learning_rate": float("nan")}, r"learning_rate=nan "),
         ({"task_steps": [3]}, r"task.*3"),
         ({"task_steps": [5, 5]}, r"task_steps=\[5, 5\] has 2 entries for 3 tasks"),
-        ({"task_steps": [0, 1, 1]}, r"task_steps=\[0, 1, 1\] must be whole numbers above 0"),
-        ({"task_steps": [True, 1, 1]}, r"task_steps=\[True, 1, 1\] must be whole numbers"),
-        ({"task_steps": ["8"]}, r"task_steps=\['8'\] must be whole numbers"),
+        ({"task_steps": [0, 1, 1]}, r"task_steps=0 must be an integer of 1 or more"),
+        ({"task_steps": [True, 1, 1]}, r"task_steps=True must be an integer"),
+        ({"task_steps": ["8"]}, r"task_steps='8' must be an integer"),
         ({"num_train_epochs": 0.01}, r"'a': 0\.01 epochs of 67 samples are less than one global batch of 8"),
         ({"per_device_train_batch_size": 70}, r"'a' has 67 samples, less than one global batch of 70"),
         ({"per_device_train_batch_size": 4, "gradient_accumulation_steps": 20}, r"less than one global batch of 80"),
@@ -231,3 +231,24 @@ def test_every_continual_argument_has_help(name):
 def test_a_parser_that_makes_floats_of_steps_is_understood(tmp_path, given, kept):
     value = ContinualTrainingArguments(str(tmp_path), warmup_steps=given).warmup_steps
     assert (value, type(value)) == (kept, type(kept))
+
+
+def test_a_subclass_that_replaces_what_the_stream_is_served_through_is_refused(tiny, tmp_path):
+    class OwnLoader(ContinualTrainer):
+        def get_train_dataloader(self):
+            return []
+
+    with pytest.raises(ValueError, match=r"cannot work under OwnLoader: it replaces Trainer\.get_train_dataloader"):
+        tiny.trainer(tmp_path, cls=OwnLoader)
+
+
+def test_a_loss_under_which_a_method_has_no_effect_ends_the_run_at_once(tiny, tmp_path):
+    class OwnLoss(ContinualTrainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            outputs = model(**inputs)
+            return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+
+    trainer = tiny.trainer(tmp_path, cls=OwnLoss, methods={"lwf": {}}, evaluate_on="none", eval_dataset={})
+    with pytest.raises(ValueError, match=r"methods\.lwf has no effect under OwnLoss\.compute_loss"):
+        trainer.train()
+    assert trainer.state.global_step <= 1

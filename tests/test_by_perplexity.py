@@ -13,7 +13,9 @@ import yaml
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
 from hf_infinite_lr.objectives import perplexity
-from hf_infinite_lr.objectives.causal_lm import ModelSource, build_tokenizer, language_model_scores
+from hf_infinite_lr.objectives.causal_lm import build_tokenizer
+from hf_infinite_lr.objectives.lm_scores import language_model_scores
+from hf_infinite_lr.objectives.model_source import ModelSource
 from hf_infinite_lr.objectives.packing import causal_lm_collator, pack
 from hf_infinite_lr.objectives.perplexity import DocumentScores, score_documents
 from hf_infinite_lr.recipe import load_recipe
@@ -114,7 +116,7 @@ KILLED = """
 import json, os, signal, sys
 import datasets
 from hf_infinite_lr.objectives import perplexity
-from hf_infinite_lr.objectives.causal_lm import ModelSource
+from hf_infinite_lr.objectives.model_source import ModelSource
 
 folder, texts = json.load(sys.stdin)
 datasets.config.HF_DATASETS_CACHE = folder + "/cache"
@@ -289,7 +291,7 @@ def test_a_curriculum_is_trained(recipe):
         (
             {"by_perplexity": {"model_name_or_path": "no/where/at-all", "keep": 2}},
             {},
-            "model_name_or_path 'no/where/at-all' cannot be loaded",
+            "model_name_or_path='no/where/at-all' cannot be loaded",
         ),
     ],
 )

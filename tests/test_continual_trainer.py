@@ -10,7 +10,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 from hf_infinite_lr.config import ContinualTrainingArguments
 from hf_infinite_lr.stream import Task
 from hf_infinite_lr.stream.order import epoch_order, rows_at
-from hf_infinite_lr.trainer import ContinualTrainer
+from hf_infinite_lr.trainer import ContinualMixin, ContinualTrainer
 from hf_infinite_lr.trainer.restore import restore_weights
 
 LOAD_ELSEWHERE = """
@@ -577,3 +577,43 @@ def test_an_optimizer_that_is_given_agrees_with_the_arguments(tiny, tmp_path):
         made(1e-3)
     with pytest.raises(ValueError, match=r"embedding_learning_rate .* cannot give parameters rates of their own"):
         made(1e-3, learning_rate=1e-3, embedding_learning_rate=1e-4)
+
+
+def test_a_strategy_of_epochs_acts_after_each_pass(tiny, tmp_path):
+    settings = dict.fromkeys(("eval_strategy", "save_strategy", "logging_strategy"), "epoch")
+    run = tiny.run(tmp_path, tiny.data("ab"), num_train_epochs=2, **settings)
+    passes = [8, 16, 22, 28]
+    assert sorted({log["step"] for log in run.watch.logs if "loss" in log}) == passes
+    assert sorted({log["step"] for log in run.watch.logs if "eval_a_loss" in log}) == [0, *passes]
+    assert {int(path.name.split("-")[1]) for path in tmp_path.glob("checkpoint-*")} >= set(passes)
+
+
+@pytest.mark.parametrize("value", [[0.1, 0.2], "good", {"f1": 0.5}])
+def test_metrics_that_are_no_numbers_are_named_and_left_out(tiny, tmp_path, value, caplog):
+    class Scored(ContinualTrainer):
+        def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
+            found = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+            found.metrics[f"{metric_key_prefix}_each"] = value
+            found.metrics[f"{metric_key_prefix}_f1"] = 0.5
+            return found
+
+    with caplog.at_level("WARNING", "hf_infinite_lr"):
+        run = tiny.run(tmp_path, tiny.data("a"), cls=Scored)
+    assert run.record.matrices.keys() == {"eval_loss", "f1"}
+    assert "only numbers are recorded" in caplog.text
+
+
+def test_a_host_may_take_more_than_trainer_for_an_evaluation(tiny, tmp_path):
+    class Host(Trainer):
+        def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval", **generation):
+            self.seen = generation
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    class Continual(ContinualMixin, Host):
+        pass
+
+    trainer = tiny.trainer(tmp_path, tiny.data("a"), cls=Continual)
+    assert trainer.evaluate(tiny.rows(8, 1, 0), max_length=9)["eval_loss"] > 0
+    assert trainer.seen == {"max_length": 9}
+    trainer.evaluate(max_length=3)
+    assert trainer.seen == {"max_length": 3}

@@ -7,7 +7,8 @@ import torch
 import yaml
 
 from hf_infinite_lr.evaluation.harness import BenchmarkArguments, ZeroShot
-from hf_infinite_lr.objectives.causal_lm import ModelSource, build_model, build_tokenizer
+from hf_infinite_lr.objectives.causal_lm import build_model, build_tokenizer
+from hf_infinite_lr.objectives.model_source import ModelSource
 from hf_infinite_lr.recipe import load_recipe
 from hf_infinite_lr.report import write_report
 from hf_infinite_lr.stream.corpora import load_corpus

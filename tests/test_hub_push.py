@@ -7,6 +7,7 @@ import shutil
 import signal
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 
 import huggingface_hub
 import pytest
@@ -15,11 +16,27 @@ from huggingface_hub.utils import are_progress_bars_disabled, close_session
 from loopback_hub import CALLS, LFS_CALLS, LoopbackHub, connect
 
 from hf_infinite_lr.cli import main
-from hf_infinite_lr.hub import BackgroundSender, PublicationQueue, Publisher, left_sentence, send_queue
+from hf_infinite_lr.hub import (
+    BackgroundSender,
+    Left,
+    Publication,
+    PublicationQueue,
+    Publisher,
+    left_sentence,
+    releases_of,
+    send_queue,
+)
 from hf_infinite_lr.hub import background as background_module
 from hf_infinite_lr.trainer.checkpoints import fault_of
 
 RELEASE, TRUNK = ["release 01-a", "Card of release 01-a"], ["trunk 01-a"]
+
+
+def add(queue, *words, **options):
+    """Queues a directory as a run does."""
+    new = queue.publication(*words, **options)
+    if not queue.has_sent(new):
+        queue.add(new)
 
 
 @pytest.fixture
@@ -47,8 +64,8 @@ def queue(made, tmp_path):
     """A copy of that run with its trunk and its release in the queue."""
     shutil.copytree(made, tmp_path / "run")
     queue = PublicationQueue(tmp_path / "run")
-    queue.add("trunk", "01-a", "user/model", branch="trunk", private=None)
-    queue.add("release", "01-a", "user/model", branch="main", private=True)
+    add(queue, "trunk", "01-a", "user/model", branch="trunk", private=None)
+    add(queue, "release", "01-a", "user/model", branch="main", private=True)
     return queue
 
 
@@ -84,10 +101,10 @@ def test_sends_once_and_again_sends_nothing(hub, queue):
     assert_complete(hub, queue)
     assert hub.repos["user/model"].private is False, "the first publication created it"
     calls = len(hub.calls)
-    queue.add("release", "01-a", "user/model", branch="main", private=True)
+    add(queue, "release", "01-a", "user/model", branch="main", private=True)
     assert queue.waiting() == []
     shutil.rmtree(queue.output_dir / "hub" / "sent")
-    queue.add("release", "01-a", "user/model", branch="main", private=True)
+    add(queue, "release", "01-a", "user/model", branch="main", private=True)
     assert send(queue) == []
     assert_complete(hub, queue)
     assert "commit" not in hub.calls[calls:]
@@ -133,7 +150,7 @@ def test_large_files_go_through_the_large_file_storage(lfs_hub, queue, tmp_path)
     assert "lfs_get" in lfs_hub.calls
     calls = len(lfs_hub.calls)
     shutil.rmtree(queue.output_dir / "hub" / "sent")
-    queue.add("release", "01-a", "user/model", branch="main", private=True)
+    add(queue, "release", "01-a", "user/model", branch="main", private=True)
     assert send(queue) == []
     assert "lfs_put" not in lfs_hub.calls[calls:]
 
@@ -203,11 +220,11 @@ def test_a_release_that_the_run_made_again_with_other_weights_replaces_its_own(h
         folder / "model.safetensors",
     )
     write_manifest(folder)
-    queue.add("release", "01-a", "user/model", branch="main", private=None)
+    add(queue, "release", "01-a", "user/model", branch="main", private=None)
     assert send(queue) == []
     assert hub.files("task-01-a")["model.safetensors"] == (folder / "model.safetensors").read_bytes()
     assert hub.titles() == [*RELEASE, "release 01-a"], "the card is the same, and the client leaves it"
-    queue.add("release", "01-a", "user/model", branch="main", private=None)
+    add(queue, "release", "01-a", "user/model", branch="main", private=None)
     assert queue.waiting() == []
 
 
@@ -315,7 +332,7 @@ def test_a_release_that_waits_as_private_stays_private(made, tmp_path, monkeypat
     run = tmp_path / "run"
     shutil.copytree(made, run)
     queue = PublicationQueue(run)
-    queue.add("release", "01-a", "user/model", branch="dev", private=True)
+    add(queue, "release", "01-a", "user/model", branch="dev", private=True)
     assert main(["push", str(run), "--hub_model_id", "user/model"]) == 3
     assert {(each.branch, each.private) for each in queue.waiting() if each.kind == "release"} == {("dev", True)}
     assert len(queue.waiting()) == len(list((run / "releases").iterdir()))
@@ -325,7 +342,7 @@ def test_a_dry_run_leaves_the_queue_as_it_is(made, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(made, run)
     queue = PublicationQueue(run)
-    queue.add("release", "01-a", "user/model", branch="main", private=None)
+    add(queue, "release", "01-a", "user/model", branch="main", private=None)
     waiting = queue.waiting()
     assert main(["push", str(run), "--hub_model_id", "user/mistyped", "--dry_run"]) == 3
     said = capsys.readouterr().out
@@ -354,3 +371,56 @@ def test_two_processes_do_not_send_the_same_queue(hub, queue):
     with FileLock(queue.output_dir / "hub" / "lock"):
         assert {each.reason for each in send(queue)} == {"another process is sending this queue"}
     assert send(queue) == []
+
+
+@pytest.mark.parametrize("name", ["user/my model", "https://host/user/model", ""])
+def test_a_name_that_is_none_is_refused_and_queues_nothing(made, tmp_path, capsys, name):
+    run = tmp_path / "run"
+    shutil.copytree(made, run)
+    assert main(["push", str(run), "--hub_model_id", name]) == 1
+    assert f"hub_model_id={name!r} must be a name on the Hub" in capsys.readouterr().err
+    assert PublicationQueue(run).waiting() == []
+
+
+def test_a_bad_name_that_waits_is_passed_over(hub, queue):
+    waiting = next((queue.output_dir / "hub" / "waiting").glob("*release*"))
+    waiting.write_text(waiting.read_text().replace("user/model", "user/my model"))
+    (left,) = send(queue)
+    assert left.reason == "'user/my model' cannot be the name of a repository"
+
+
+def test_a_repository_that_is_gone_is_filled_again(hub, made, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(made, run)
+    words = ["push", str(run), "--hub_model_id", "user/model"]
+    assert main(words) == 0
+    hub.repos.clear()
+    assert main(words) == 0
+    assert hub.titles() == RELEASE
+
+
+def test_the_runs_own_last_release_is_published_last(made, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(made, run)
+    (own,) = releases_of(run, ["01-a"])
+    for name in ("02-b", "10-c", "100-d", "11-e", "02-b-from-7-over-3"):
+        shutil.copytree(run / "releases" / own, run / "releases" / name)
+    tasks = ["01-a", "02-b", "10-c", "11-e", "100-d"]
+    assert releases_of(run, tasks) == ["02-b-from-7-over-3", *tasks]
+
+
+def test_a_file_that_is_sent_in_this_moment_disturbs_nobody(queue, monkeypatch):
+    real = Path.read_text
+
+    def gone(path, **options):
+        if "trunk" in path.name:
+            path.unlink(missing_ok=True)
+        return real(path, **options)
+
+    monkeypatch.setattr(Path, "read_text", gone)
+    assert [each.kind for each in queue.waiting()] == ["release"]
+
+
+def test_the_command_that_is_named_works_with_any_directory(tmp_path):
+    left = [Left(Publication("release", "01-a", "u/m", "main", None, "r", "d"), "why")]
+    assert left_sentence(left, tmp_path / "my run").endswith(f"hf-infinite-lr push '{tmp_path}/my run'")

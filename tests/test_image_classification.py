@@ -19,9 +19,9 @@ from hf_infinite_lr.evaluation import nearest_class_mean
 from hf_infinite_lr.methods.attention import divergence
 from hf_infinite_lr.methods.lae import AdapterEnsemble, LAESettings
 from hf_infinite_lr.methods.slca import Gaussian, SLCASettings, aligned
-from hf_infinite_lr.objectives.causal_lm import ModelSource
 from hf_infinite_lr.objectives.image_classification import accuracy
 from hf_infinite_lr.objectives.mae_model import build_config, build_mae, build_processor, encode, unmasked
+from hf_infinite_lr.objectives.model_source import ModelSource
 from hf_infinite_lr.objectives.vit_model import build_vit, build_vit_config
 from hf_infinite_lr.recipe import load_recipe
 from hf_infinite_lr.stream.task_classes import TaskClasses
@@ -123,6 +123,15 @@ def test_the_backbone_is_the_encoder_of_an_autoencoder(tmp_path):
     source = ModelSource(model_name_or_path=str(tmp_path), config_overrides={"image_size": 16})
     with pytest.raises(ValueError, match=r"no weights of the right shape for vit\.embeddings\.position_embeddings"):
         build_vit(source, build_vit_config(source), ["cat"])
+
+
+def test_config_name_makes_a_new_model_of_that_size(tmp_path):
+    source = ModelSource(model_type="vit", config_overrides=VIT)
+    known = build_vit_config(source)
+    known.save_pretrained(tmp_path)
+    stored = ModelSource(config_name=str(tmp_path))
+    model, expected = (build_vit(one, build_vit_config(one), ["cat", "dog"]) for one in (stored, source))
+    assert [each.shape for each in model.parameters()] == [each.shape for each in expected.parameters()]
 
 
 # ---- what is compared -----------------------------------------------------------------------------------------------

@@ -10,15 +10,10 @@ from torch.nn.functional import cross_entropy
 from transformers import Trainer, TrainingArguments
 
 from hf_infinite_lr import ContinualTrainer, ContinualTrainingArguments
-from hf_infinite_lr.objectives.causal_lm import (
-    ModelSource,
-    build_model,
-    build_tokenizer,
-    byte_counts,
-    byte_unigram_bits,
-    language_model_scores,
-)
-from hf_infinite_lr.objectives.keys import from_mapping
+from hf_infinite_lr.keys import from_mapping
+from hf_infinite_lr.objectives.causal_lm import build_model, build_tokenizer
+from hf_infinite_lr.objectives.lm_scores import byte_counts, byte_unigram_bits, language_model_scores
+from hf_infinite_lr.objectives.model_source import ModelSource
 from hf_infinite_lr.objectives.packing import PackedBlocks, causal_lm_collator, pack
 
 TINY = {
@@ -175,13 +170,14 @@ def test_new_model_of_a_stored_configuration(model, tokenizer, tmp_path):
     given = {"config_name": str(tmp_path / "config.json"), "tokenizer_name": "byte"}
     made = build_model(ModelSource(**given, config_overrides={"eos_token_id": 7}), tokenizer)
     assert made.num_parameters() == model.num_parameters()
+    assert made.config.name_or_path == ""  # it is continued from nothing
     assert (made.config.vocab_size, made.config.eos_token_id, made.config.pad_token_id) == (384, 7, 0)
     assert not torch.equal(made.get_input_embeddings().weight, model.get_input_embeddings().weight)
 
 
 @pytest.mark.parametrize("key", ["config_name", "model_name_or_path"])
 def test_model_that_is_not_there(key, tokenizer):
-    with pytest.raises(ValueError, match=f"{key} 'recipes/models/none.json' cannot be loaded"):
+    with pytest.raises(ValueError, match=f"{key}='recipes/models/none.json' cannot be loaded"):
         build_model(ModelSource(**{key: "recipes/models/none.json"}), tokenizer)
 
 

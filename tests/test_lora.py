@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from hf_infinite_lr.cli.launch import Launch
 from hf_infinite_lr.cli.memory import footprint
-from hf_infinite_lr.objectives.causal_lm import ModelSource, build_model, build_tokenizer
+from hf_infinite_lr.objectives.causal_lm import build_model, build_tokenizer
+from hf_infinite_lr.objectives.model_source import ModelSource
 from hf_infinite_lr.recipe import load_recipe
 from hf_infinite_lr.trainer.rates import separate_embeddings
 from hf_infinite_lr.trainer.restore import restore_weights

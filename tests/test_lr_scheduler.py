@@ -10,12 +10,12 @@ import torch
 from transformers import get_cosine_schedule_with_warmup
 
 from hf_infinite_lr.arguments import resume_arguments
+from hf_infinite_lr.construction import schedule_from_arguments
 from hf_infinite_lr.lr_scheduler import (
     ScheduleLR,
     get_cosine_rewarm_schedule,
     get_infinite_schedule,
     get_rsqrt_rewarm_schedule,
-    schedule_from_arguments,
 )
 
 LR = 1e-3
@@ -337,7 +337,10 @@ class TestAnneal:
         [
             ({"num_anneal_steps": 0}, "num_anneal_steps=0 must be above 0"),
             ({"num_training_steps": 60}, "num_anneal_steps=0.2 is a share of the remaining steps, but none remain"),
-            ({"min_lr_ratio": 0.7, "position": 99}, "the floor .7.0e-4. must not be above the rate at step 99"),
+            (
+                {"min_lr_ratio": 0.7, "position": 99},
+                "floor of the annealing .7.0e-4. must not be above the rate at step 99",
+            ),
         ],
     )
     def test_what_cannot_anneal(self, new, sentence):

@@ -12,9 +12,9 @@ import yaml
 from transformers import AutoImageProcessor, ViTMAEConfig, ViTMAEForPreTraining
 from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_position_embedding
 
-from hf_infinite_lr.objectives.causal_lm import ModelSource
 from hf_infinite_lr.objectives.images import IMAGE
 from hf_infinite_lr.objectives.mae_model import build_config, build_mae, encode, unmasked
+from hf_infinite_lr.objectives.model_source import ModelSource
 from hf_infinite_lr.recipe import load_recipe
 from hf_infinite_lr.stream.pictures import load_pictures, png
 
@@ -332,7 +332,7 @@ def test_pictures_of_other_classes_are_mixed(write):
 
 
 def test_a_pretrained_model_brings_its_own_normalisation(write, tmp_path):
-    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+    from transformers import ViTImageProcessorPil
 
     new_model().save_pretrained(tmp_path / "model")
     ViTImageProcessorPil(image_mean=[0.4, 0.5, 0.6], image_std=[0.1, 0.2, 0.3]).save_pretrained(tmp_path / "model")
@@ -343,6 +343,18 @@ def test_a_pretrained_model_brings_its_own_normalisation(write, tmp_path):
     pretrained = objective.model()
     assert all(torch.equal(a, b) for a, b in zip(pretrained.parameters(), new_model().parameters(), strict=True))
     assert load_recipe(write(**changes, image_mean=[0.5] * 3)).objective.collate.mean == (0.5,) * 3
+
+
+def test_config_name_makes_a_new_model_of_that_size(tmp_path):
+    known = new_model()
+    known.config.save_pretrained(tmp_path)
+    source = ModelSource(config_name=str(tmp_path), config_overrides={"mask_ratio": 0.5})
+    model = build_mae(source, build_config(source))
+    assert [each.shape for each in model.parameters()] == [each.shape for each in known.parameters()]
+    assert model.config.mask_ratio == 0.5
+    assert model.vit.embeddings.position_embeddings.abs().sum() > 0
+    with pytest.raises(ValueError, match=r"^config_name='.*gone' cannot be loaded"):
+        build_config(ModelSource(config_name=str(tmp_path / "gone")))
 
 
 # ---- what is refused ---------------------------------------------------------------------------------------------

@@ -101,7 +101,6 @@ def test_with_row_leaves_the_matrix_and_the_values_unchanged():
     longer = scores([[0.8, 0.2, 0.1]]).with_row(values)
     assert longer.matrix == ((0.8, 0.2, 0.1), (None, 2.0, None))
     assert values == {"b": 2, "a": None}
-    assert scores([]).with_baseline({"a": 1.0}).baseline == (1.0, None, None)
 
 
 def test_json_round_trip():

@@ -11,7 +11,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from hf_infinite_lr.objectives import tokenization
-from hf_infinite_lr.objectives.causal_lm import ModelSource, build_tokenizer
+from hf_infinite_lr.objectives.causal_lm import build_tokenizer
+from hf_infinite_lr.objectives.model_source import ModelSource
 from hf_infinite_lr.objectives.packing import PackedStream, causal_lm_collator, pack
 
 TEXTS = [

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -228,7 +229,7 @@ def test_the_hero_and_the_comparison_are_drawn(tmp_path):
     shown = PHASES.keys() - {"rsqrt_decay", "linear_end"}
     assert all(has_colour(hero, PHASES[phase]) for phase in shown)
     matrix = TaskMatrix(["a", "b"], ["a", "b"], "eval_loss", False, [[1.0, 4.0], [1.5, 2.0]])
-    lines = draw_comparison({"one": matrix, "two": matrix.with_baseline({"a": 9.0})}).axes[0].lines
+    lines = draw_comparison({"one": matrix, "two": replace(matrix, baseline=[9.0, None])}).axes[0].lines
     assert [line.get_xdata().tolist() for line in lines] == [[1.5, 2.0], [1.0, 2.0]] * 2
 
 
@@ -244,10 +245,19 @@ def test_dollar_signs_in_names_start_no_formula(tmp_path):
     matrix = TaskMatrix([name], [name], "loss", False, [[1.0]])
     for number, figure in enumerate(
         (
-            draw_losses([(1, 2.0)], {name: [(5, 1.0)]}, [Span(name, 0, 9)], evaluation_label=name, title=name),
-            draw_comparison({name: matrix}, title=name),
+            draw_losses([(1, 2.0)], {name: [(5, 1.0)]}, [Span(name, 0, 9)], evaluation_label=name),
+            draw_comparison({name: matrix}),
             draw_task_matrix(matrix, title=name),
             draw_learning_rate(infinite_curve([100]), title=name),
         )
     ):
         assert write_png(figure, tmp_path / f"{number}.png").stat().st_size > 1000
+
+
+def test_a_curve_without_a_trunk_shows_none():
+    schedule = infinite(
+        [10, 10], anneal_steps=[3, 3], num_warmup_steps=2, num_cooldown_steps=2, constant_ratio=0.5, min_ratio=0.1
+    )
+    curves = [curve_of_schedule(schedule, 1.0, has_trunk=kept) for kept in (True, False)]
+    kept, gone = ({line.get_label() for line in draw_learning_rate(curve).axes[0].lines} for curve in curves)
+    assert kept - gone == {"trunk waits", "trunk checkpoint"}

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 from hf_infinite_lr.objectives.mae_scores import _plain
-from hf_infinite_lr.trainer.whole import is_cut
+from hf_infinite_lr.evaluation.whole import is_cut
 
 dist.init_process_group("gloo")
 torch.manual_seed(0)

@@ -8,10 +8,12 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_infinite_lr.announcement import describe
 from hf_infinite_lr.cli import VERBS
+from hf_infinite_lr.lr_scheduler import get_infinite_schedule
 from hf_infinite_lr.plain_run import plain_schedule
 from hf_infinite_lr.recipe import load_recipe
 
@@ -37,6 +39,24 @@ def test_promised_line_is_what_the_command_above_it_prints():
         "infinite", learning_rate=3e-4, num_warmup_steps=500, num_training_steps=10000, kwargs=kwargs
     )
     assert describe("infinite", schedule, 3e-4, 10000) == blocks("text")[0].strip()
+
+
+def test_a_month_later_the_rate_goes_on_as_it_says():
+    command = next(command for command in commands() if "--resume_from_checkpoint out/checkpoint-8000" in command)
+    words, promised = shlex.split(command), re.search(r"up to step (\d+), annealed again to step (\d+)", README)
+    states = []
+    for steps in (10000, int(words[words.index("--max_steps") + 1])):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=3e-4)
+        kwargs = json.loads(words[words.index("--lr_scheduler_kwargs") + 1])
+        states.append(get_infinite_schedule(optimizer, 500, steps, **kwargs))
+    first, later = states
+    first.set_position(8000)
+    later.load_state_dict(first.state_dict())
+    start, end = map(int, promised.groups())
+    rates = [later.rate_at(step) for step in (8000, start, start + 1, end)]
+    assert rates[0] == rates[1] == pytest.approx(2.25e-4)
+    assert rates[2] < rates[1]
+    assert rates[3] == pytest.approx(3e-5)
 
 
 def test_commands_name_verbs_and_files_that_exist():

@@ -319,3 +319,17 @@ def test_the_command_says_the_sentence_and_exits_1(files, capsys):
     assert train(["--learning_rate", "3"]) == 1
     assert "--config RECIPE.yaml is missing" in capsys.readouterr().err
     assert train([]) == 2
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("learning_rate: 1.0e-3\ntasks: []\nlearning_rate: 5.0e-1\n")
+    with pytest.raises(ValueError, match="'learning_rate' stands twice, again in line 3"):
+        load_recipe(path)
+    path.write_text("tasks:\n  - {name: one, num_steps: 6, num_steps: 60}\n")
+    with pytest.raises(ValueError, match="'num_steps' stands twice, again in line 2"):
+        load_recipe(path)
+
+
+def test_numbers_are_decimal():
+    assert [parse_value(text) for text in ("0100", "1_000", "-5", "0.5")] == [100, 1000, -5, 0.5]

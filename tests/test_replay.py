@@ -172,6 +172,24 @@ def test_samples_come_back_as_what_they_were(kind, tmp_path):
             ]
 
 
+def test_samples_of_several_kinds_come_back_as_what_they_were(tmp_path):
+    samples = [
+        {"a": 1},
+        {"a": 2, "b": [3], "crops": [torch.ones(2), torch.zeros(3)]},
+        {"n": {"x": np.arange(3), "y": [None, "z"]}, "half": torch.tensor([1.5, -0.25], dtype=torch.bfloat16)},
+        {"a": None, "pair": (torch.tensor(1), {"k": np.float32(2)})},
+    ]
+    write_samples(tmp_path / "x.arrow", [0, 1, 2, 3], samples)
+    file = SampleFile(tmp_path / "x.arrow")
+    assert repr(file.sample(0)) == repr(samples[0])
+    assert repr(file.sample(1)) == repr(samples[1])
+    assert repr(file.sample(2)) == repr(samples[2])
+    assert repr(file.sample(3)) == repr({"a": None, "pair": list(samples[3]["pair"])})
+    tensors = [(torch.full((2,), float(n)), torch.tensor(n)) for n in range(3)]
+    write_samples(tmp_path / "y.arrow", [0, 1, 2], tensors)
+    assert [repr(SampleFile(tmp_path / "y.arrow").sample(n)) for n in range(3)] == [repr(list(t)) for t in tensors]
+
+
 def test_images_are_kept_without_loss(tmp_path):
     import io
 

@@ -268,7 +268,7 @@ def test_the_command(run, tmp_path, monkeypatch, capsys):
     ("file", "content", "sentence"),
     [
         ("continual_state.json", None, "has no continual_state.json: it must be the output_dir of a continual run."),
-        ("continual_state.json", '{"schema_version": 1, ', "continual_state.json is no whole JSON file"),
+        ("continual_state.json", '{"schema_version": 1, ', "continual_state.json is not valid JSON"),
         ("continual_state.json", "[]", "holds a list: it must hold a mapping."),
         ("continual_state.json", '{"schema_version": 9}', "has schema_version 9: only 1 can be read."),
         (
@@ -277,8 +277,8 @@ def test_the_command(run, tmp_path, monkeypatch, capsys):
             "lacks schedule, tasks, global_step, status: it is not whole.",
         ),
         ("task_matrix.json", '{"schema_version": 1}', "matrix must be among them."),
-        ("task_matrix.json", "", "task_matrix.json is no whole JSON file"),
-        ("trainer_state.json", "{", "trainer_state.json is no whole JSON file"),
+        ("task_matrix.json", "", "task_matrix.json is not valid JSON"),
+        ("trainer_state.json", "{", "trainer_state.json is not valid JSON"),
     ],
 )
 def test_missing_and_half_files_are_one_sentence_and_exit_1(run, file, content, sentence, capsys):

@@ -67,8 +67,8 @@ SETTINGS = {"evaluate_on": "none", "eval_dataset": {}, "save_strategy": "no"}
 
 
 def test_a_rewind_reads_the_trunk_once(tiny, tmp_path, monkeypatch):
-    hashed, of_file = [], checkpoints._sha256
-    monkeypatch.setattr(checkpoints, "_sha256", lambda path: hashed.append(path) or of_file(path))
+    hashed, of_file = [], checkpoints.file_sha256
+    monkeypatch.setattr(checkpoints, "file_sha256", lambda path: hashed.append(path) or of_file(path))
     restored = []
     monkeypatch.setattr("hf_infinite_lr.trainer.engines.restore_weights", lambda *words: restored.append(words))
     tiny.run(tmp_path, tiny.data("ab"), **SETTINGS)

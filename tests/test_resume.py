@@ -583,6 +583,15 @@ def test_override_applies_new_arguments_from_the_next_update(tiny, tmp_path):
     assert resumed.watch.rates[4] == resumed.watch.rates[8] == tiny.PEAK * 0.5
 
 
+def test_on_resume_of_none_is_the_default(tiny, tmp_path):
+    kwargs = {"num_cooldown_steps": 2, "num_anneal_steps": 2}
+    default, none = (
+        tiny.run(tmp_path / str(len(each)), tiny.data("a"), lr_scheduler_kwargs=each, **HELD_OUT)
+        for each in (kwargs, {**kwargs, "on_resume": None})
+    )
+    assert default.watch.rates == none.watch.rates
+
+
 def test_the_record_shows_the_rates_in_force_after_a_resume(tmp_path, tiny):
     tiny.run(tmp_path, stop_at=6)
     resumed = tiny.run(tmp_path, resume=True, learning_rate=2 * tiny.PEAK)
@@ -590,3 +599,41 @@ def test_the_record_shows_the_rates_in_force_after_a_resume(tmp_path, tiny):
     assert state["schedule"]["learning_rate"] == tiny.PEAK
     constant = [phase for phase in state["schedule"]["phases"] if phase["name"] == "constant"][1]
     assert constant["start_rate"] == pytest.approx(resumed.watch.rates[constant["start_step"]])
+
+
+def test_what_is_made_after_going_back_is_newer_than_what_was_abandoned(tiny, tmp_path):
+    """With a limit its checkpoints would be the first to go, and the next resume would take the abandoned end."""
+    tiny.run(tmp_path, save_total_limit=2, **HELD_OUT)
+    tiny.run(tmp_path, resume=str(tmp_path / "trunk" / "01-a"), stop_at=15, save_total_limit=2, **HELD_OUT)
+    saved = {path.name for path in tmp_path.glob("checkpoint-*")}
+    assert saved == {"checkpoint-12", "checkpoint-14"}
+    resumed = tiny.run(tmp_path, resume=True, save_total_limit=2, **HELD_OUT)
+    assert min(resumed.watch.rates) == 14
+    assert resumed.record.times_back == 1
+    assert resumed.state.global_step == 21
+
+
+def test_a_run_that_ended_without_a_checkpoint_is_finished(tiny, tmp_path, caplog):
+    tiny.run(tmp_path, save_strategy="no", **HELD_OUT)
+    with caplog.at_level(logging.INFO, "hf_infinite_lr"):
+        again = tiny.run(tmp_path, resume=True, save_strategy="no", **HELD_OUT)
+    assert again.watch.rates == {}
+    assert "the run is finished (21 steps) and no task is new" in caplog.text
+    longer = tiny.run(
+        tmp_path, tiny.data("abcd", {**tiny.TASK_STEPS, "d": 5}), resume=True, save_strategy="no", **HELD_OUT
+    )
+    assert longer.watch.rates
+
+
+def test_a_trained_model_is_not_a_fresh_start(tiny, tmp_path):
+    trainer = tiny.run(tmp_path, stop_at=2, save_steps=100, **HELD_OUT)
+    with pytest.raises(ValueError, match=r"this trainer's model has been trained already: make a new trainer"):
+        trainer.train(True)
+
+
+def test_time_between_two_calls_is_no_training(tiny, tmp_path):
+    trainer = tiny.run(tmp_path, stop_at=6, **HELD_OUT)
+    trainer._step_seconds._since -= 1000  # as if much time had passed since the interrupt
+    trainer.watch.stop_at = None
+    trainer.train(True)
+    assert trainer.record.train_seconds < 500

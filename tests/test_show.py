@@ -449,3 +449,19 @@ def test_a_precision_of_the_launch_file_alone_is_doubtful(small_recipe, capsys, 
     launch.write_text("{distributed_type: MULTI_GPU, num_processes: 2, mixed_precision: bf16}")
     assert show(["--config", str(small_recipe), "--launch", str(launch)]) == 0
     assert "say it in the recipe alone" in capsys.readouterr().err
+
+
+def test_a_recipe_takes_the_overrides_that_train_takes(tmp_path, capsys):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text((Path(__file__).parent.parent / "recipes/lm-docs-python-cpp/infinite.yaml").read_text())
+    words = ["--config", str(recipe), "--lr_scheduler_kwargs", "{num_anneal_steps: 3}", "--warmup_steps", "7"]
+    assert show(words) == 0
+    assert "warmup" in capsys.readouterr().out
+
+
+def test_no_trunk_waits_where_the_annealed_model_goes_on(tmp_path, capsys):
+    recipe = str(Path(__file__).parent.parent / "recipes/lm-docs-python-cpp/infinite.yaml")
+    assert show(["--config", recipe]) == 0
+    assert "branches off the trunk" in capsys.readouterr().out
+    assert show(["--config", recipe, "--rewind", "none"]) == 0
+    assert "branches off the trunk" not in capsys.readouterr().out

@@ -429,6 +429,37 @@ def test_a_second_reader_of_the_same_dataset_begins_at_its_start(kind):
     assert values(reader(dataset).take(0, 100)) == first
 
 
+def test_streams_that_share_a_source_do_not_move_each_other():
+    """`skip`, `take` and `filter` of one stream share its position."""
+
+    def parts():
+        base = datasets.Dataset.from_dict({"x": list(range(100))}).to_iterable_dataset()
+        return base.skip(20), base.take(20)
+
+    whole = values(reader(parts()[0]).take(0, 60))
+    train, held_out = parts()
+    one = reader(train)
+    done = values(one.take(0, 24))
+    list(held_out)  # an evaluation
+    state = one.state_at(24)
+    later = reader(parts()[0])
+    later.load_state(state)
+    assert done + values(later.take(24, 36)) == whole
+
+
+def test_parts_of_a_mixture_that_share_a_source_do_not_move_each_other():
+    def mixed():
+        base = datasets.Dataset.from_dict({"x": list(range(400))}).to_iterable_dataset()
+        odd, even = base.filter(lambda row: row["x"] % 2), base.filter(lambda row: row["x"] % 2 == 0)
+        return mixture([odd, even], [0.5, 0.5])
+
+    whole = values(reader(mixed()).take(0, 90))
+    state = (one := reader(mixed())).take(0, 48) and one.state_at(48)
+    later = reader(mixed())
+    later.load_state(state)
+    assert values(later.take(48, 42)) == whole[48:]
+
+
 def test_a_stream_is_shuffled_in_blocks_and_no_sample_is_lost():
     served = values(reader(table()).take(0, 140))
     for start in (0, 70):

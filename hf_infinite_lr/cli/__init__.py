@@ -12,10 +12,11 @@ VERBS = {
     "anneal": "make a release of a trunk checkpoint, whenever it was saved",
     "show": "draw a learning rate before a run starts",
     "report": "tables and pictures of one run, or of several side by side",
-    "push": "send to the Hub what a run has not been able to publish",
+    "push": "publish a run's releases on the Hub, or what is left of them",
 }
 
 _USAGE = "usage: hf-infinite-lr VERB ...\n\n" + "\n".join(f"  {verb:8}{text}" for verb, text in VERBS.items())
+_USAGE += "\n\nhf-infinite-lr VERB --help says more of a verb."
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,11 +10,12 @@ from typing import Any
 
 from hf_infinite_lr.cli.run import leave_process_group
 from hf_infinite_lr.cli.train import refuse
+from hf_infinite_lr.files import read_json
 from hf_infinite_lr.hub import RECIPE
+from hf_infinite_lr.manifest import STATE
 from hf_infinite_lr.recipe import load_recipe, parse_value
 from hf_infinite_lr.recipe.document import read_document
 from hf_infinite_lr.recipe.recipe import OBJECTIVES
-from hf_infinite_lr.trainer.checkpoints import STATE, read_json
 from hf_infinite_lr.trainer.disk import SaveError
 
 _OWN = ("num_anneal_steps", "task", "dataset", "config")

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_infinite_lr.announcement import describe
-from hf_infinite_lr.arguments import DEFAULTS, check_task_steps
+from hf_infinite_lr.arguments import OWN_SCHEDULES, check_task_steps, curve_arguments
 from hf_infinite_lr.construction import schedule_from_arguments
 from hf_infinite_lr.plain_run import plain_schedule
 from hf_infinite_lr.schedules import Schedule
-
-OWN_NAMES = tuple(DEFAULTS)
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,8 @@ class Plan:
         summary (`str`, *optional*, defaults to none):
             The line that the run itself will print.
         has_trunk (`bool`, *optional*, defaults to `True`):
-            Whether annealing leaves a trunk that the next task goes on from; GDumb begins each task anew.
+            Whether annealing leaves a trunk that the next task goes on from; GDumb begins each task anew, and under
+            `rewind: none` the annealed model goes on.
     """
 
     name: str
@@ -71,7 +70,7 @@ def plain_plan(name: str, rate: float, warmup: int | float, max_steps: int | Non
     """
     if isinstance(warmup, float) and max_steps is not None:
         warmup = math.ceil(max_steps * warmup) if warmup < 1 else int(warmup)
-    if name not in OWN_NAMES:
+    if name not in OWN_SCHEDULES:
         return _foreign_plan(name, rate, warmup, {"the run": max_steps}, kwargs)
     schedule, _ = plain_schedule(
         name, learning_rate=rate, num_warmup_steps=warmup, num_training_steps=max_steps, kwargs=kwargs
@@ -117,14 +116,14 @@ def continual_plan(
     Raises:
         `ValueError`: the sentence with which the run would be refused.
     """
-    if name not in OWN_NAMES:
+    if name not in OWN_SCHEDULES:
         return _foreign_plan(name, rate, warmup, tasks, kwargs)
     schedule = schedule_from_arguments(
         name,
         task_steps=list(tasks.values()),
         learning_rate=rate,
         warmup_steps=warmup,
-        kwargs={key: value for key, value in kwargs.items() if key != "on_resume"},
+        kwargs=curve_arguments(kwargs),
         anneal_budget=anneal_budget,
         release=release,
     )
@@ -151,11 +150,12 @@ def recipe_plan(args: Any, tasks: Mapping[str, int]) -> Plan:
     from hf_infinite_lr.methods.gdumb import FromScratch
 
     name, kwargs = schedule_name(args), args.lr_scheduler_kwargs or {}
-    if name not in OWN_NAMES:
+    if name not in OWN_SCHEDULES:
         return _foreign_plan(name, args.learning_rate, args.warmup_steps, tasks, kwargs)
     schedule = schedule_of(args, list(tasks.values()))
+    has_trunk = args.rewind != "none" and run_mode(args) != FromScratch.name
     _check_on_resume(name, schedule, kwargs)
-    return Plan(name, args.learning_rate, schedule, schedule, tasks, has_trunk=run_mode(args) != FromScratch.name)
+    return Plan(name, args.learning_rate, schedule, schedule, tasks, has_trunk=has_trunk)
 
 
 def _foreign_plan(

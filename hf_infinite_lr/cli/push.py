@@ -1,4 +1,4 @@
-"""`hf-infinite-lr push OUTPUT_DIR`: sends what a run has not been able to publish."""
+"""`hf-infinite-lr push OUTPUT_DIR`: publishes a run's releases, or what of them has not been sent."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hf_infinite_lr.announcement import show_on_console
+from hf_infinite_lr.files import write_text
 from hf_infinite_lr.hub import (
-    CARD_FACTS,
     NotPublishableError,
     Publication,
     PublicationQueue,
     Publisher,
     left_sentence,
+    releases_of,
     send_queue,
 )
 from hf_infinite_lr.hub.background import PATIENCE_SECONDS
 from hf_infinite_lr.report import read_run
-from hf_infinite_lr.report.markdown import write_text
 
 LEFT = 3
 """Exit status while something is still in the queue."""
@@ -43,13 +43,16 @@ def push(argv: Sequence[str]) -> int:
 
     show_on_console()
     try:
-        output_dir = read_run(arguments.output_dir).path
+        run = read_run(arguments.output_dir)
+        output_dir = run.path
         queue, publisher = PublicationQueue(output_dir), Publisher(output_dir, fault_of)
-        releases = [] if arguments.hub_model_id is None else _releases(queue, arguments.hub_model_id)
-        new = [each for each in releases if not queue.has_sent(each)]
+        names = releases_of(output_dir, [task["directory"] for task in run.tasks])
+        found = [] if arguments.hub_model_id is None else _releases(queue, names, arguments.hub_model_id)
+        gone = [each for each in found if not arguments.dry_run and queue.has_sent(each) and publisher.misses(each)]
+        new = [each for each in found if each in gone or not queue.has_sent(each)]
         if not arguments.dry_run:
             for each in new:
-                queue.add(each.kind, each.name, each.repo_id, branch=each.branch, private=each.private)
+                queue.add(each)
         replaced = {each.folder for each in new}
         waiting = [*(each for each in queue.waiting() if each.folder not in replaced), *new]
     except (ValueError, OSError) as error:
@@ -85,15 +88,13 @@ def _send(queue: PublicationQueue, publisher: Publisher, total: int) -> int:
     return LEFT if left else 0
 
 
-def _releases(queue: PublicationQueue, repo_id: str) -> list[Publication]:
+def _releases(queue: PublicationQueue, names: Sequence[str], repo_id: str) -> list[Publication]:
     """Every release for a repository, as private and on the branch that the run has asked for, if it has."""
-    found = sorted((queue.output_dir / "releases").glob(f"*/{CARD_FACTS}"))
-    if not found:
+    if not names:
         raise ValueError(f"{queue.output_dir / 'releases'} holds no release with a card.")
     known = [*(Publication(**sent["publication"]) for sent in queue.sent()), *queue.waiting()]
     asked = [publication for publication in known if publication.kind == "release"]
     branch, private = (asked[-1].branch, asked[-1].private) if asked else ("main", None)
-    names = [facts.parent.name for facts in found]
     return [queue.publication("release", name, repo_id, branch=branch, private=private) for name in names]
 
 
@@ -113,14 +114,16 @@ def _describe(publisher: Publisher, waiting: Sequence[Publication]) -> int:
         for name, source in card.items():
             if isinstance(source, bytes) and name.endswith(".md"):
                 target = publisher.output_dir / "hub" / "preview" / f"{publication.name}.md"
-                print(f"  card: {write_text(source.decode(), target)}")
+                write_text(target, source.decode())
+                print(f"  card: {target}")
     return LEFT
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hf-infinite-lr push",
-        description="Send to the Hub what a run has not been able to publish. Exit status 3 while something is left.",
+        description="Publish a run's releases on the Hub: what waits, or with --hub_model_id all of them. "
+        "Exit status 3 while something is left.",
     )
     parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR", help="output_dir of a run")
     parser.add_argument("--dry_run", action="store_true", help="send nothing; list what would go and render the cards")

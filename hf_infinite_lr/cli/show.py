@@ -32,10 +32,14 @@ def show(argv: Sequence[str]) -> int:
     Returns:
         `int`: 0, or 1 with one sentence on stderr where a run would be refused.
     """
-    kwargs, rest = _split_dotted(argv)
-    options, unknown = _parser().parse_known_args(rest)
-    if unknown and options.config is None:
-        _parser().error(f"unrecognized arguments: {' '.join(unknown)}")
+    kwargs: dict[str, Any] = {}
+    overrides: list[str] = []
+    of_recipe = any(word == "--config" or word.startswith("--config=") for word in argv)
+    if not of_recipe or "--help" in argv or "-h" in argv:
+        kwargs, rest = _split_dotted(argv)
+        options = _parser().parse_args(rest)
+    else:
+        options, overrides = _own_parser().parse_known_args(argv)
     if options.launch is not None and options.config is None:
         _parser().error("--launch goes with --config")
     if options.launch is None and (options.num_processes or options.num_machines):
@@ -44,27 +48,35 @@ def show(argv: Sequence[str]) -> int:
         if options.config is None:
             _print_plan(_plan_of_arguments(options, kwargs), options.output)
         else:
-            _show_recipe(options, argv)
+            _show_recipe(options, overrides)
     except (ValueError, OSError) as error:
         print(f"hf-infinite-lr show: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="hf-infinite-lr show",
-        description="Draw the learning rate of a run before it starts. Without --task_steps the run is one of plain "
-        "Trainer; with it, one of ContinualTrainer.",
-        epilog=f"Single keys: {_KWARGS}.num_anneal_steps 0.15",
-        allow_abbrev=False,
-    )
+def _own_parser() -> argparse.ArgumentParser:
+    """The options that are no keys of a recipe."""
+    parser = argparse.ArgumentParser(prog="hf-infinite-lr show", add_help=False, allow_abbrev=False)
     add = parser.add_argument
-    add("--config", type=Path, metavar="YAML", help="a recipe; every other option then overrides one of its keys")
+    add("--config", type=Path, metavar="YAML", help="a recipe; any --key value beside these overrides one of its keys")
     add("--launch", type=Path, metavar="YAML", help="with --config: a launch file; say what the run takes there")
     add("--num_processes", type=int, metavar="N", help="with --launch: as for accelerate launch, over all machines")
     add("--num_machines", type=int, metavar="N", help="with --launch: as for accelerate launch")
     add("--output", type=Path, metavar="PNG", help="also write the picture")
+    return parser
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hf-infinite-lr show",
+        description="Draw the learning rate of a run before it starts: with --config of a recipe's run; else of plain "
+        "Trainer, or with --task_steps of ContinualTrainer.",
+        epilog=f"Single keys: {_KWARGS}.num_anneal_steps 0.15",
+        parents=[_own_parser()],
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
     add("--lr_scheduler_type", default="infinite", metavar="NAME", help="default: infinite")
     add("--learning_rate", type=float, default=5e-5, metavar="RATE", help="the peak (default: 5e-5, as Trainer's)")
     add("--warmup_steps", type=_number, metavar="N", help="steps, or a share (default: 0; with --task_steps 0.05)")
@@ -130,19 +142,16 @@ def _plan_of_arguments(options: argparse.Namespace, dotted: Mapping[str, Any]) -
     return continual_plan(name, rate, warmup, tasks, kwargs, **{**_OF_A_STREAM, **given})
 
 
-def _show_recipe(options: argparse.Namespace, argv: Sequence[str]) -> None:
-    """Show a recipe with its overrides, which are all arguments but the verb's own; beside a launch file if given."""
+def _show_recipe(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Show a recipe with its overrides; beside a launch file if given."""
     from hf_infinite_lr.recipe import load_recipe
 
-    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("--config", "--output", "--launch", "--num_processes", "--num_machines"):
-        own.add_argument(name)
     launch = None
     if options.launch is not None:
         from hf_infinite_lr.cli.launch import read_launch
 
         launch = read_launch(options.launch, options.num_processes, options.num_machines)
-    recipe = load_recipe(options.config, own.parse_known_args(argv)[1])
+    recipe = load_recipe(options.config, overrides)
     recipe.num_processes = None if launch is None else launch.num_processes
     recipe.check()
     plan = recipe_plan(recipe.arguments, recipe.task_lengths())
@@ -180,7 +189,7 @@ def _print_plan(plan: Plan, output: Path | None) -> None:
             start += steps
         curve = Curve([Part(plan.name, 0, 0, start, lambda step: plan.learning_rate * plan.factor(step))], spans)
     else:
-        curve = curve_of_schedule(plan.schedule, plan.learning_rate, list(plan.tasks))
+        curve = curve_of_schedule(plan.schedule, plan.learning_rate, list(plan.tasks), has_trunk=plan.has_trunk)
     if output is not None:
         write_png(draw_learning_rate(curve, title=f"{plan.name}, peak {format_rate(plan.learning_rate)}"), output)
     blocks = [terminal_curve(curve, encoding=sys.stdout.encoding), _table(plan)]

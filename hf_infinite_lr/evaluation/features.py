@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch import nn
+
+from hf_infinite_lr.files import aside
 
 Batches = Callable[[], Iterator[Any]]
 """Makes the batches of a fixed set, in order."""
@@ -83,10 +84,8 @@ class FeatureCache:
             return known
         made = make()
         if self.writes:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside = path.with_name(f".{path.name}.{os.getpid()}")
-            save_file({"cls": made.cls, "pooled": made.pooled}, aside, metadata={"fingerprint": fingerprint})
-            os.replace(aside, path)
+            with aside(path) as file:
+                save_file({"cls": made.cls, "pooled": made.pooled}, file, metadata={"fingerprint": fingerprint})
         return made
 
     def known(self, model: str, name: str) -> Features | None:

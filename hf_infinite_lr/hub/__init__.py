@@ -5,8 +5,8 @@ from .card import render_card
 from .contents import BASE, CARD, RECIPE, NotPublishableError, without_paths
 from .download import fetch_trunk, is_hub_revision
 from .facts import changed_settings, model_facts, release_facts
-from .publisher import CARD_FACTS, Publisher, read_facts
-from .queue import Publication, PublicationQueue, weights_digest
+from .publisher import CARD_FACTS, Publisher, read_facts, releases_of
+from .queue import Publication, PublicationQueue, check_repo_id, weights_digest
 from .sending import Left, left_sentence, send_queue
 
 __all__ = [
@@ -21,12 +21,14 @@ __all__ = [
     "PublicationQueue",
     "Publisher",
     "changed_settings",
+    "check_repo_id",
     "fetch_trunk",
     "is_hub_revision",
     "left_sentence",
     "model_facts",
     "read_facts",
     "release_facts",
+    "releases_of",
     "render_card",
     "send_queue",
     "weights_digest",

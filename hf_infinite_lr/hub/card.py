@@ -115,6 +115,8 @@ def _words(facts: Mapping[str, Any], repo_id: str | None) -> dict[str, Any]:
         "revision": f", revision={_python(tag)}" if repo_id else "",
         "local": facts["output_dir"],
         "trunk_on_hub": trunk_on_hub,
+        "annealed_on": facts.get("annealed_on"),
+        "annealed_on_data": _annealed_on(facts.get("annealed_on")),
         "glance_table": markdown(_glance(facts, trunk_on_hub)),
         "stream_table": markdown(_stream_rows(facts)),
         "scores": told,
@@ -178,6 +180,10 @@ def _stream_rows(facts: Mapping[str, Any]) -> list[list[str]]:
         counts = [count(row[key]) for key in ("num_samples", "num_steps", "num_anneal_steps")]
         rows.append([str(row["number"]), f"{here}{text(row['name'])}{here}", _data(row), *counts])
     return rows
+
+
+def _annealed_on(row: Mapping[str, Any] | None) -> str:
+    return f"{text(row['name'])}, {_data(row)}" if row else ""
 
 
 def _data(row: Mapping[str, Any]) -> str:

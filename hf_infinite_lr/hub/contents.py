@@ -11,13 +11,12 @@ from typing import Any
 import yaml
 from huggingface_hub import get_token
 
-from hf_infinite_lr.manifest import manifest_of
+from hf_infinite_lr.manifest import MANIFEST, STATE, manifest_of
 
 Contents = dict[str, Path | bytes]
 """Path in the repository -> a file as it is, or other bytes."""
 
 CARD = "README.md"
-MANIFEST = "manifest.json"
 BASE = "base"
 """Where the release of an adapter keeps the configuration of the model below it: at the top transformers would take it
 for a whole model's, and not find the adapter."""
@@ -30,7 +29,7 @@ _REWRITTEN = frozenset(
         "card.json",
         "config.json",
         "continual_arguments.json",
-        "continual_state.json",
+        STATE,
         "generation_config.json",
         "preprocessor_config.json",
         "processor_config.json",

@@ -12,7 +12,8 @@ from typing import Any
 from httpx2 import HTTPError
 from huggingface_hub import hf_hub_download, snapshot_download
 
-from .contents import MANIFEST
+from hf_infinite_lr.manifest import MANIFEST, STATE
+
 from .sending import short
 
 _REVISION = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w./-]+)")
@@ -72,7 +73,7 @@ def _names(manifest: Path, checkpoint: str) -> list[str]:
 
 def _directory(trunk: Path, checkpoint: str) -> str:
     """The name of the task at whose branch point the trunk was saved."""
-    file = trunk / "continual_state.json"
+    file = trunk / STATE
     state = _read(file, checkpoint) if file.exists() else {}
     for task in state.get("tasks", ()):
         branch = task["end_step"] if task["branch_step"] is None else task["branch_step"]

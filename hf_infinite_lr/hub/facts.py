@@ -55,17 +55,19 @@ def release_facts(
     """
     tasks = run.tasks
     place = max(n for n, task in enumerate(tasks) if run.state["global_step"] > task["start_step"])
-    task = tasks[place]
+    task, other = tasks[place], run.state.get("annealed_on")
+    trained = [_source(recipe, name) for name in [*(each["name"] for each in tasks[: place + 1]), other] if name]
     return {
         "schema_version": _SCHEMA_VERSION,
         "directory": directory,
-        "output_dir": " ".join(run.path.resolve().name.split()),
+        "output_dir": _as_given(run.path),
         "hub": dict(hub),
         "model": dict(model),
         "task": {key: task.get(key) for key in _OF_THE_TASK} | {"number": place + 1},
         "stream": [_stream_row(n, each, recipe) for n, each in _shortened(list(enumerate(tasks)))],
         "num_tasks": len(tasks),
-        "datasets": sorted({part["dataset"] for part in map(_data, _parts(_entries(recipe))) if part["dataset"]}),
+        "datasets": sorted({part["dataset"] for part in map(_data, _parts(trained)) if part["dataset"]}),
+        "annealed_on": other and {"name": other, **_data(_source(recipe, other))},
         "evaluate_also": list(run.state.get("evaluate_also") or ())[:LARGEST_TABLE],
         "spent": {kind: task[kind] for kind in ("updates", "samples")} | _tokens(task, recipe),
         "schedule": _schedule(run, place),
@@ -78,6 +80,12 @@ def release_facts(
         "recipe": recipe is not None,
         "pictures": list(pictures),
     }
+
+
+def _as_given(output_dir: Path) -> str:
+    """The directory as the launch has named it, from where the card's commands work; of an absolute one the name."""
+    inside = not output_dir.is_absolute() and ".." not in output_dir.parts and output_dir.name
+    return " ".join(str(output_dir if inside else output_dir.resolve().name).split())
 
 
 def model_facts(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from httpx2 import Request, Timeout
+from httpx2 import HTTPError, Request, Timeout
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import get_session
 
 from .card import render_card
@@ -78,6 +79,15 @@ class Publisher:
             self._api.delete_tag(repo_id, tag=publication.tag)
         self._api.create_tag(repo_id, tag=publication.tag, revision=commit)
         return repo_id, commit
+
+    def misses(self, publication: Publication) -> bool:
+        """Whether the repository lacks what was sent to it; False where it cannot be asked."""
+        try:
+            return self._tagged(publication, publication.repo_id) is None
+        except RepositoryNotFoundError:
+            return True
+        except (HTTPError, OSError):
+            return False
 
     def files(self, publication: Publication) -> Contents:
         """What the first commit holds: all but the card.
@@ -179,6 +189,17 @@ def _bound_silence() -> None:
 def _set_timeout(request: Request) -> None:
     if not any(request.extensions.get("timeout", {}).values()):
         request.extensions["timeout"] = Timeout(_SILENCE_SECONDS).as_dict()
+
+
+def releases_of(output_dir: Path, tasks: Sequence[str]) -> list[str]:
+    """The releases of a run that have a card, in the order to publish them: its own last, in the order of its tasks.
+
+    Args:
+        output_dir (`Path`): Of the run.
+        tasks (`Sequence[str]`): The tasks' directories.
+    """
+    found = {path.parent.name for path in (output_dir / "releases").glob(f"*/{CARD_FACTS}")}
+    return [*sorted(found.difference(tasks)), *(name for name in tasks if name in found)]
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

@@ -9,7 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_infinite_lr.report.markdown import write_text
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from hf_infinite_lr.files import read_json, write_json
+from hf_infinite_lr.manifest import MANIFEST
 
 FOLDER = "hub"
 KINDS = {"release": "releases", "trunk": "trunk"}
@@ -70,6 +74,18 @@ def tag_of(kind: str, name: str) -> str:
     return f"task-{name}{'-trunk' if kind == 'trunk' else ''}"
 
 
+def check_repo_id(repo_id: str) -> None:
+    """Refuses what cannot be the name of a repository.
+
+    Raises:
+        ValueError: in one sentence.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"hub_model_id={repo_id!r} must be a name on the Hub, as in user/model.") from error
+
+
 class PublicationQueue:
     """What a run still has to send, and what it has sent, as files that survive a kill.
 
@@ -82,8 +98,18 @@ class PublicationQueue:
         self._waiting = output_dir / FOLDER / "waiting"
         self._sent = output_dir / FOLDER / "sent"
 
-    def add(self, kind: str, name: str, repo_id: str, *, branch: str, private: bool | None) -> None:
+    def add(self, new: Publication) -> None:
         """Puts a directory at the end of the queue; one that waits already keeps its place, with its newest weights.
+
+        Args:
+            new ([`Publication`]): From [`~PublicationQueue.publication`].
+        """
+        places = {(old.kind, old.name): file for file, old in self._files()}
+        file = places.get((new.kind, new.name)) or self._waiting / f"{self._next():06d}-{new.kind}-{new.name}.json"
+        write_json(file, {"schema_version": _SCHEMA_VERSION, **asdict(new)})
+
+    def publication(self, kind: str, name: str, repo_id: str, *, branch: str, private: bool | None) -> Publication:
+        """A directory as something to send, with the weights that it holds now.
 
         Args:
             kind (`str`): `release` or `trunk`.
@@ -91,16 +117,11 @@ class PublicationQueue:
             repo_id (`str`): Where it goes.
             branch (`str`): The branch.
             private (`bool`, *optional*): Of a repository that has yet to be created.
-        """
-        new = self.publication(kind, name, repo_id, branch=branch, private=private)
-        if self.has_sent(new):
-            return
-        places = {(old.kind, old.name): file for file, old in self._files()}
-        file = places.get((kind, name)) or self._waiting / f"{self._next():06d}-{kind}-{name}.json"
-        self._write(file, {"schema_version": _SCHEMA_VERSION, **asdict(new)})
 
-    def publication(self, kind: str, name: str, repo_id: str, *, branch: str, private: bool | None) -> Publication:
-        """What [`add`] would put into the queue."""
+        Raises:
+            ValueError: for a name that the Hub would refuse.
+        """
+        check_repo_id(repo_id)
         digest = weights_digest(self.output_dir / KINDS[kind] / name)
         return Publication(kind, name, repo_id, branch, private, self._run_id(), digest)
 
@@ -127,13 +148,16 @@ class PublicationQueue:
         for file, waiting in self._files():
             if waiting == publication:
                 receipt = {"repo_id": repo_id, "tag": publication.tag, "commit": commit}
-                self._write(self._sent / file.name, {**receipt, "publication": asdict(publication)})
+                write_json(self._sent / file.name, {**receipt, "publication": asdict(publication)})
                 file.unlink()
 
     def _files(self) -> list[tuple[Path, Publication]]:
         found = []
         for file in sorted(self._waiting.glob("*.json")):
-            content = json.loads(file.read_text(encoding="utf-8"))
+            try:
+                content = json.loads(file.read_text(encoding="utf-8"))
+            except FileNotFoundError:  # sent in this moment
+                continue
             if content.pop("schema_version", None) != _SCHEMA_VERSION:
                 raise ValueError(f"{file} is of another version: only schema_version {_SCHEMA_VERSION} can be sent.")
             found.append((file, Publication(**content)))
@@ -149,13 +173,9 @@ class PublicationQueue:
         """Made once per `output_dir`, so that a run that was killed knows its commits again."""
         file = self.output_dir / FOLDER / "run.json"
         if not file.exists():
-            self._write(file, {"run": uuid.uuid4().hex[:12]})
+            write_json(file, {"run": uuid.uuid4().hex[:12]})
         run: str = json.loads(file.read_text(encoding="utf-8"))["run"]
         return run
-
-    @staticmethod
-    def _write(file: Path, content: dict[str, Any]) -> None:
-        write_text(json.dumps(content, indent=2) + "\n", file)
 
 
 def weights_digest(folder: Path) -> str:
@@ -163,6 +183,6 @@ def weights_digest(folder: Path) -> str:
 
     The other files do not count: they hold times and paths, which differ after a resume.
     """
-    files = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
+    files = read_json(folder / MANIFEST)["files"]
     weights = {name: facts["sha256"] for name, facts in files.items() if name.endswith(".safetensors")}
     return hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()[:16]

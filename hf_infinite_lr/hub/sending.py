@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from httpx2 import HTTPError
 from huggingface_hub import is_offline_mode
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import parse_ratelimit_headers
 
 from .contents import NotPublishableError
@@ -108,6 +109,8 @@ def _send_one(
             raise Stopped("HF_HUB_OFFLINE is set")
         try:
             repo_id, commit = publisher.send(publication)
+        except HFValidationError as error:
+            raise NotPublishableError(f"{publication.repo_id!r} cannot be the name of a repository") from error
         # hf_xet reports what goes wrong in its uploads as RuntimeError; a server in trouble may answer in HTML.
         except (HTTPError, OSError, RuntimeError, JSONDecodeError) as error:
             seconds = _seconds_until_retry(error, wait)
@@ -168,5 +171,5 @@ def left_sentence(left: list[Left], output_dir: Path) -> str:
     reasons = "; ".join(dict.fromkeys(each.reason for each in left if each.reason))
     return (
         f"Not on the Hub yet: {names}{more} ({reasons}). Nothing is lost; send them with: "
-        f"hf-infinite-lr push {output_dir}"
+        f"hf-infinite-lr push {shlex.quote(str(output_dir))}"
     )

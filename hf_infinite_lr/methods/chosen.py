@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
-from hf_infinite_lr.objectives.keys import nearest
+from hf_infinite_lr.keys import nearest
 
 from .attention import AttentionPreserving, AttentionSettings
 from .gdumb import FromScratch, GDumbSettings

@@ -17,6 +17,7 @@ from hf_infinite_lr.stream.order import generator
 
 from .joint import identity_of, tables, union
 from .method import Learner, Method
+from .weights import all_tensors, copy_tensors
 
 _BUFFER = 2  # sets the buffer's draws apart from replay's (1) and from the orders of epochs (none)
 
@@ -167,17 +168,15 @@ class FromScratch(Method):
 
     def kept(self, model: nn.Module) -> Iterator[tuple[torch.Tensor, int]]:
         """The initial weights: all of the model."""
-        return ((part, part.element_size()) for _, part in _parts(model))
+        return ((part, part.element_size()) for part in all_tensors(model).values())
 
     def begin(self, learner: Learner) -> None:
         """Keeps the weights with which the run starts."""
-        self.initial = {name: part.cpu().clone() for name, part in _parts(learner.model)}
+        self.initial = {name: part.cpu().clone() for name, part in all_tensors(learner.model).items()}
 
     def end_task(self, learner: Learner) -> None:
         """Puts them back, and forgets the optimizer's state."""
-        with torch.no_grad():
-            for name, part in _parts(learner.model):
-                part.copy_(self.initial[name])
+        copy_tensors(self.initial, learner.model)
         learner.optimizer.state.clear()
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -187,7 +186,3 @@ class FromScratch(Method):
     def load(self, state: Mapping[str, torch.Tensor], learner: Learner) -> None:
         """As in [`Method`]."""
         self.initial = dict(state)
-
-
-def _parts(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    return [(name, part.detach()) for name, part in [*model.named_parameters(), *model.named_buffers()]]

@@ -13,8 +13,12 @@ from torch.nn import functional
 
 from hf_infinite_lr.stream.task_classes import TaskClasses
 
+from .head import base_of
 from .method import Learner, Method
 from .output import is_masked_autoencoder, observed
+from .weights import all_tensors, copy_tensors
+
+_NEXT_TOKEN = ("ForCausalLM", "ForConditionalGeneration")  # loss types of transformers
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,14 @@ class LearningWithoutForgetting(Method):
         """Its distances are those of masked autoencoders and of language models."""
         if task_classes is not None:
             raise ValueError("methods.lwf cannot be used for classification: it distils encoders and language models.")
+        base: Any = base_of(model)
+        loss = getattr(base, "loss_type", None) or _NEXT_TOKEN[0]  # transformers' own default
+        in_two = getattr(getattr(base, "config", None), "is_encoder_decoder", False)
+        if not is_masked_autoencoder(model) and (loss not in _NEXT_TOKEN or in_two):
+            raise ValueError(
+                f"methods.lwf cannot be used with a {type(base).__name__}: it knows the distance between masked "
+                "autoencoders, and between decoders that predict the next token."
+            )
 
     @property
     def compares_outputs(self) -> bool:
@@ -67,14 +79,14 @@ class LearningWithoutForgetting(Method):
 
     def kept(self, model: nn.Module) -> Iterator[tuple[torch.Tensor, int]]:
         """The teacher: all of the model."""
-        return ((part, part.element_size()) for part in _tensors(model).values())
+        return ((part, part.element_size()) for part in all_tensors(model).values())
 
     def end_task(self, learner: Learner) -> None:
         """The model becomes the teacher of the next task."""
         if self.teacher is None:
             self._copy(learner.model)
         else:
-            _copy_tensors(_tensors(learner.model), self.teacher)
+            copy_tensors(all_tensors(learner.model), self.teacher)
 
     def _copy(self, model: nn.Module) -> nn.Module:
         self.teacher = copy.deepcopy(model).requires_grad_(False).eval()
@@ -100,13 +112,13 @@ class LearningWithoutForgetting(Method):
 
     def state(self) -> dict[str, torch.Tensor]:
         """The teacher's weights."""
-        return {} if self.teacher is None else _tensors(self.teacher)
+        return {} if self.teacher is None else all_tensors(self.teacher)
 
     def load(self, state: Mapping[str, torch.Tensor], learner: Learner) -> None:
         """As in [`Method`]."""
         self.teacher = None
         if state:
-            _copy_tensors(state, self._copy(learner.model))
+            copy_tensors(state, self._copy(learner.model))
 
 
 def divergence(
@@ -128,14 +140,3 @@ def divergence(
     each = functional.kl_div(new, old, log_target=True, reduction="none").sum(-1)
     counted = torch.ones_like(each) if labels is None else (labels[:, 1:] != -100).to(each.dtype)
     return (each * counted).sum() / (counted.sum() if num_items is None else num_items)
-
-
-def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters, tied ones once, and buffers."""
-    return {name: part.detach() for name, part in [*model.named_parameters(), *model.named_buffers()]}
-
-
-def _copy_tensors(source: Mapping[str, torch.Tensor], model: nn.Module) -> None:
-    with torch.no_grad():
-        for name, target in _tensors(model).items():
-            target.copy_(source[name])

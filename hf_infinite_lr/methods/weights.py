@@ -11,6 +11,18 @@ from torch.distributed.tensor import DTensor
 from torch.nn import functional
 
 
+def all_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters, tied ones once, and buffers, without their graph."""
+    return {name: part.detach() for name, part in [*model.named_parameters(), *model.named_buffers()]}
+
+
+def copy_tensors(source: Mapping[str, torch.Tensor], model: nn.Module) -> None:
+    """Writes what [`all_tensors`] has given into a model."""
+    with torch.no_grad():
+        for name, target in all_tensors(model).items():
+            target.copy_(source[name])
+
+
 class Weights:
     """Parameters that every process holds whole: one process, DDP, ZeRO-1 and ZeRO-2.
 

@@ -16,14 +16,14 @@ from transformers import EvalPrediction
 
 from hf_infinite_lr.stream.task_classes import TaskClasses
 
-from .causal_lm import ModelSource
 from .image_batches import CLASS, HELD_OUT, LabelledBatches
 from .image_objective import AugmentationArguments, ImageObjective
 from .image_source import ImageSource
-from .images import IMAGE, LABEL, ImageSplits, class_names, refuse_unlabelled
+from .images import IMAGE, LABEL, class_names, refuse_unlabelled
 from .lora import MERGED, AdapterArguments, FreshAdapter, save_merged, with_adapter
 from .mae_model import build_processor
-from .objective import Splits
+from .model_source import ModelSource
+from .source import Splits
 from .vit_model import build_vit, build_vit_config
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class ImageClassification(ImageObjective):
         """Makes batches, of training and of held-out samples."""
         return LabelledBatches(self.images)
 
-    def check_images(self, found: ImageSplits, source: ImageSource) -> None:
+    def check_images(self, found: Splits, source: ImageSource) -> None:
         """Every image needs a class."""
         for part in (found.train, found.eval):
             if LABEL not in (part.column_names or ()):

@@ -8,21 +8,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import datasets
 import numpy as np
-from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+from transformers import ViTImageProcessorPil
 
 from hf_infinite_lr.stream.pictures import png
 
-from .causal_lm import ModelSource
 from .image_batches import ImageBatches
 from .image_source import ImageSource
-from .images import LABEL, ImageSplits, load_images
-from .keys import from_mapping, typed
+from .images import LABEL, load_images
 from .mae_model import build_processor, num_patches
-from .objective import Objective, Splits
+from .model_source import ModelSource
+from .objective import Objective
+from .source import Splits
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class ImageObjective(Objective):
     ) -> None:
         self.augmentation: AugmentationArguments = options[AugmentationArguments]
         self.source: ModelSource = options[ModelSource]
-        self._tasks = {entry["name"]: _source(entry, "tasks", self.lengths) for entry in tasks}
-        self._held_out = {entry["name"]: _source(entry, "evaluate_also", ()) for entry in evaluate_also}
+        self._tasks = {entry["name"]: ImageSource.of(entry, "tasks", self.lengths) for entry in tasks}
+        self._held_out = {entry["name"]: ImageSource.of(entry, "evaluate_also", ()) for entry in evaluate_also}
         self._train: list[Any] = []  # of the column whose held-out part comes next
 
     @property
@@ -104,8 +104,7 @@ class ImageObjective(Objective):
 
     def load(self, name: str, columns: Sequence[str] = ()) -> Splits:
         """Loads a task's images."""
-        found = self._load(self._tasks[name], columns)
-        return Splits(found.train, found.eval, found.fingerprint)
+        return self._load(self._tasks[name], columns)
 
     def load_held_out(self, name: str) -> Any:
         """Loads images that are only evaluated on."""
@@ -113,7 +112,7 @@ class ImageObjective(Objective):
         self._train.append(found.train)
         return found.eval
 
-    def _load(self, source: ImageSource, columns: Sequence[str] = ()) -> ImageSplits:
+    def _load(self, source: ImageSource, columns: Sequence[str] = ()) -> Splits:
         # What the model cannot take is refused before any data is read.
         _ = self.collate
         with source.naming_faults():
@@ -121,7 +120,7 @@ class ImageObjective(Objective):
         self.check_images(found, source)
         return found
 
-    def check_images(self, found: ImageSplits, source: ImageSource) -> None:  # as a rule all will do
+    def check_images(self, found: Splits, source: ImageSource) -> None:  # as a rule all will do
         """Refuses images that this objective cannot use."""
 
     def fingerprint(self, splits: Splits) -> str | None:
@@ -133,7 +132,7 @@ class ImageObjective(Objective):
     @classmethod
     def stand_in(cls, entry: Mapping[str, Any], columns: Mapping[str, Sequence[Any]], folder: Path) -> dict[str, Any]:
         """Images of noise in two classes, as a parquet file with the columns that the entry names."""
-        source = _source(entry, "tasks", cls.lengths)
+        source = ImageSource.of(entry, "tasks", cls.lengths)
         number = len(next(iter(columns.values()), range(8)))
         random = np.random.RandomState(0)
         images = [{"bytes": png(random.randint(0, 256, (40, 48, 3), np.uint8)), "path": None} for _ in range(number)]
@@ -145,17 +144,4 @@ class ImageObjective(Objective):
         rows = datasets.Dataset.from_dict(table).cast_column(source.image_column, datasets.Image())
         file = str(folder / f"{source.name}.parquet")
         rows.to_parquet(file)
-        hub = ("dataset_name", "dataset_config_name", "split", "revision", "eval_split")
-        kept = {key: value for key, value in entry.items() if key not in hub}
-        held_out = {"eval_data_files": file} if source.eval_split or source.eval_data_files else {}
-        fewer = {"num_eval_samples": 2} if source.num_eval_samples else {}
-        return {**kept, "data_files": file, **held_out, **fewer}
-
-
-def _source(entry: Mapping[str, Any], key: str, other_keys: Sequence[str]) -> ImageSource:
-    hints = get_type_hints(ImageSource)
-    try:
-        values = {name: typed(ImageSource, name, value) if name in hints else value for name, value in entry.items()}
-        return from_mapping(ImageSource, values, other_keys=other_keys)
-    except ValueError as error:
-        raise ValueError(f"{key}: {entry.get('name')!r}: {error}") from error
+        return source.on_local_file(entry, file, num_eval_samples=2)

@@ -11,11 +11,13 @@ from typing import Any
 import datasets
 import numpy as np
 
+from hf_infinite_lr.stream.labels import class_of_each
 from hf_infinite_lr.stream.pictures import load_pictures
 from hf_infinite_lr.stream.reader import is_streaming
 
 from .image_files import fault_of, inspect_image
 from .image_source import ImageSource
+from .source import Splits
 
 logger = logging.getLogger(__name__)
 
@@ -23,27 +25,7 @@ IMAGE, LABEL = "pixel_values", "label"
 """Columns of loaded images: encoded images under the name of the model's input, and labels where there are some."""
 
 
-@dataclass(frozen=True)
-class ImageSplits:
-    """
-    Images of a task; the columns are `pixel_values` (encoded images) and, where there are labels, `label`.
-
-    Args:
-        train (`datasets.Dataset` or `datasets.IterableDataset`): To train on.
-        eval (`datasets.Dataset`): Held out.
-        fingerprint (`str`, *optional*): A hash of all images of the training part; unknown of a stream.
-        num_unreadable (`int`, defaults to 0): Images that were left out because they cannot be read.
-        num_converted (`int`, defaults to 0): Images of another mode than RGB, such as greyscale.
-    """
-
-    train: datasets.Dataset | datasets.IterableDataset
-    eval: datasets.Dataset
-    fingerprint: str | None = None
-    num_unreadable: int = 0
-    num_converted: int = 0
-
-
-def load_images(source: ImageSource, columns: Sequence[str] = (), *, num_proc: int | None = None) -> ImageSplits:
+def load_images(source: ImageSource, columns: Sequence[str] = (), *, num_proc: int | None = None) -> Splits:
     """
     Loads the images of a task and holds some of them out.
 
@@ -55,7 +37,7 @@ def load_images(source: ImageSource, columns: Sequence[str] = (), *, num_proc: i
         num_proc (`int`, *optional*): Processes that read.
 
     Returns:
-        [`ImageSplits`]: A training part (a stream if asked for) and a held-out part.
+        [`Splits`]: A training part (a stream if asked for) and a held-out part.
 
     Raises:
         `ValueError`: If files or columns are missing, an image cannot be read, or a part has no images.
@@ -63,29 +45,21 @@ def load_images(source: ImageSource, columns: Sequence[str] = (), *, num_proc: i
     if source.builtin is not None:
         pictures = load_pictures(source.builtin)
         train, held_out = (_columns(part, source, columns) for part in (pictures.train, pictures.eval))
-        return ImageSplits(train, held_out, pictures.fingerprint)
+        return Splits(train, held_out, pictures.fingerprint)
     if source.streaming:
         return _load_stream(source, columns)
-    read = _read(_rows(source, columns), source, num_proc)
+    images, places = _read(_rows(source, columns), source, num_proc)
     if source.names_eval_part:
-        own = _read(_rows(source, columns, held_out=True), source, num_proc)
-        train, held_out = read.images, own.images.select(range(min(len(own.images), source.num_eval_samples or 2**62)))
-        places = read.places
+        train, (own, _) = images, _read(_rows(source, columns, held_out=True), source, num_proc)
+        held_out = own.select(range(min(len(own), source.num_eval_samples or len(own))))
     else:
-        mask = source.held_out(read.places)
-        train, held_out = (read.images.select(np.flatnonzero(part)) for part in (~mask, mask))
-        own, places = None, read.places[~mask]
-    both = [read] if own is None else [read, own]
-    return ImageSplits(
-        train,
-        held_out,
-        hashlib.sha256(np.sort(places).tobytes()).hexdigest()[:16],
-        num_unreadable=sum(part.num_unreadable for part in both),
-        num_converted=sum(part.num_converted for part in both),
-    )
+        mask = source.held_out(places)
+        train, held_out = (images.select(np.flatnonzero(part)) for part in (~mask, mask))
+        places = places[~mask]
+    return Splits(train, held_out, hashlib.sha256(np.sort(places).tobytes()).hexdigest()[:16])
 
 
-def _load_stream(source: ImageSource, columns: Sequence[str]) -> ImageSplits:
+def _load_stream(source: ImageSource, columns: Sequence[str]) -> Splits:
     train = _rows(source, columns)
     if source.names_eval_part:
         held_out = _rows(source, columns, held_out=True)
@@ -93,7 +67,7 @@ def _load_stream(source: ImageSource, columns: Sequence[str]) -> ImageSplits:
         held_out, train = train, train.skip(source.num_eval_samples)
     if source.skip_unreadable:
         train, held_out = (part.filter(_is_readable, input_columns=IMAGE) for part in (train, held_out))
-    return ImageSplits(train, first_of(held_out, source.num_eval_samples, source.name))
+    return Splits(train, first_of(held_out, source.num_eval_samples, source.name))
 
 
 def first_of(images: Any, number: int | None, name: str) -> datasets.Dataset:
@@ -111,16 +85,8 @@ def first_of(images: Any, number: int | None, name: str) -> datasets.Dataset:
     return datasets.Dataset.from_list(rows, features=images.features)
 
 
-@dataclass(frozen=True)
-class _Read:
-    images: datasets.Dataset
-    places: np.ndarray  # hashes of the images' bytes
-    num_unreadable: int
-    num_converted: int
-
-
-def _read(rows: datasets.Dataset, source: ImageSource, num_proc: int | None) -> _Read:
-    """Reads every image once: those that cannot be read are refused or left out, other modes are counted."""
+def _read(rows: datasets.Dataset, source: ImageSource, num_proc: int | None) -> tuple[datasets.Dataset, np.ndarray]:
+    """Reads every image once, of which those that cannot be read are refused or left out; with hashes of the bytes."""
     seen = rows.map(
         inspect_image,
         input_columns=IMAGE,
@@ -148,8 +114,7 @@ def _read(rows: datasets.Dataset, source: ImageSource, num_proc: int | None) -> 
     if others:
         found = ", ".join(f"{count} {mode}" for mode, count in others.items())
         logger.warning("Task %r: of %d images %s; they are converted.", source.name, len(whole), found)
-    places = np.asarray(seen["place"][:])[whole]
-    return _Read(rows.select(whole), places, len(broken), sum(others.values()))
+    return rows.select(whole), np.asarray(seen["place"][:])[whole]
 
 
 def _is_readable(image: Mapping[str, Any]) -> bool:
@@ -251,7 +216,5 @@ def class_names(images: datasets.Dataset) -> np.ndarray:
     Raises:
         `KeyError`: If the images have no labels.
     """
-    feature, labels = images.features[LABEL], images.with_format("arrow")[LABEL][:].to_pylist()
-    if isinstance(feature, datasets.ClassLabel):
-        labels = [feature.names[label] for label in labels]
-    return np.asarray([str(label) for label in labels])
+    names: np.ndarray = class_of_each(images, LABEL).astype(str)
+    return names

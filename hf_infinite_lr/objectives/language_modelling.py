@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -17,19 +17,14 @@ from transformers import PreTrainedTokenizerBase
 from hf_infinite_lr.evaluation.harness import BenchmarkArguments, ZeroShot
 from hf_infinite_lr.stream.reader import is_streaming
 
-from .causal_lm import (
-    BYTE_TOKENIZER,
-    ModelSource,
-    build_model,
-    build_tokenizer,
-    byte_unigram_bits,
-    language_model_scores,
-)
-from .keys import from_mapping, typed
+from .causal_lm import BYTE_TOKENIZER, build_model, build_tokenizer
+from .lm_scores import byte_unigram_bits, language_model_scores
 from .lora import MERGED, AdapterArguments, FreshAdapter, save_merged, with_adapter
-from .objective import Objective, Splits
+from .model_source import ModelSource
+from .objective import Objective
 from .packing import PackedBlocks, PackedStream, causal_lm_collator, pack
 from .perplexity import DocumentScores, score_documents
+from .source import Splits
 from .text import TextSource, load_held_out, load_text
 
 logger = logging.getLogger(__name__)
@@ -68,8 +63,8 @@ class LanguageModelling(Objective):
         self.source: ModelSource = options[ModelSource]
         self.adapter = options[AdapterArguments]
         self.adapter.check_base(self.source.model_name_or_path)
-        self._tasks = {entry["name"]: _source(entry, "tasks", self.lengths) for entry in tasks}
-        self._held_out = {entry["name"]: _source(entry, "evaluate_also", ()) for entry in evaluate_also}
+        self._tasks = {entry["name"]: TextSource.of(entry, "tasks", self.lengths) for entry in tasks}
+        self._held_out = {entry["name"]: TextSource.of(entry, "evaluate_also", ()) for entry in evaluate_also}
         self.benchmarks: BenchmarkArguments = options[BenchmarkArguments]
         self._zero_shot: ZeroShot | None = None
         self._fresh: FreshAdapter | None = None
@@ -115,8 +110,7 @@ class LanguageModelling(Objective):
     def load(self, name: str, columns: Sequence[str] = ()) -> Splits:
         """Loads a task's documents."""
         with self._tasks[name].naming_faults():
-            found = load_text(self._tasks[name], columns)
-        return Splits(found.train, found.eval, found.fingerprint)
+            return load_text(self._tasks[name], columns)
 
     def scores(self, data: Any, reference: ModelSource, arguments: Any) -> DocumentScores:
         """The perplexity of each document, in blocks of this recipe's size."""
@@ -200,7 +194,7 @@ class LanguageModelling(Objective):
     @classmethod
     def stand_in(cls, entry: Mapping[str, Any], columns: Mapping[str, Sequence[Any]], folder: Path) -> dict[str, Any]:
         """A few documents as JSON lines, with the column that the entry names."""
-        source = _source(entry, "tasks", cls.lengths)
+        source = TextSource.of(entry, "tasks", cls.lengths)
         number = len(next(iter(columns.values()), range(16)))
         texts = [f"Document {place} stands in for others. " * 40 for place in range(number)]
         rows = [
@@ -209,11 +203,7 @@ class LanguageModelling(Objective):
         ]
         file = folder / f"{source.name}.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        hub = ("dataset_name", "dataset_config_name", "split", "revision", "eval_split")
-        kept = {key: value for key, value in entry.items() if key not in hub}
-        held_out = {"eval_data_files": str(file)} if source.eval_split or source.eval_data_files else {}
-        fewer = {"num_eval_samples": 4} if source.num_eval_samples else {}
-        return {**kept, "data_files": str(file), **held_out, **fewer}
+        return source.on_local_file(entry, str(file), num_eval_samples=4)
 
     @classmethod
     def stand_in_model(cls, content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -244,12 +234,3 @@ class LanguageModelling(Objective):
             return {}
         held_out = {column: documents for column, (documents, _) in self._columns.items()}
         return {"byte_unigram": {"metric": "bits_per_byte", "values": byte_unigram_bits(self._train, held_out)}}
-
-
-def _source(entry: Mapping[str, Any], key: str, other_keys: Sequence[str]) -> TextSource:
-    hints = get_type_hints(TextSource)
-    try:
-        values = {name: typed(TextSource, name, value) if name in hints else value for name, value in entry.items()}
-        return from_mapping(TextSource, values, other_keys=other_keys)
-    except ValueError as error:
-        raise ValueError(f"{key}: {entry.get('name')!r}: {error}") from error

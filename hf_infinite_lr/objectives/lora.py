@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import is_peft_available
 
-from .keys import nearest
+from hf_infinite_lr.keys import nearest
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -14,13 +14,14 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from hf_infinite_lr.evaluation.probes import ProbeArguments
 from hf_infinite_lr.stream.reader import is_streaming
 
-from .causal_lm import ModelSource
 from .image_batches import NOISE, ImageBatches
 from .image_objective import AugmentationArguments, ImageObjective
 from .image_source import ImageSource
-from .images import IMAGE, LABEL, ImageSplits, first_of, refuse_unlabelled
+from .images import IMAGE, LABEL, first_of, refuse_unlabelled
 from .mae_model import build_config, build_mae
 from .mae_scores import AutoencoderScores, ImageColumn
+from .model_source import ModelSource
+from .source import Splits
 
 
 class MaskedAutoencoding(ImageObjective):
@@ -68,7 +69,7 @@ class MaskedAutoencoding(ImageObjective):
         """Makes batches, of training and of held-out samples."""
         return self.images
 
-    def check_images(self, found: ImageSplits, source: ImageSource) -> None:
+    def check_images(self, found: Splits, source: ImageSource) -> None:
         """Probes need a class for every image."""
         if self.probes.probes and LABEL not in found.eval.column_names:
             raise ValueError(

@@ -7,10 +7,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoImageProcessor, ViTConfig, ViTMAEConfig, ViTMAEForPreTraining
-from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForPreTraining,
+    ViTConfig,
+    ViTImageProcessorPil,
+    ViTMAEConfig,
+    ViTMAEForPreTraining,
+)
 
-from .causal_lm import ModelSource, counts_only, override_config
+from .model_source import ModelSource, counts_only, override_config, stored_config
 
 MODEL_TYPE = "vit_mae"
 
@@ -32,12 +39,9 @@ def build_config(source: ModelSource) -> ViTMAEConfig:
             raise ValueError(f"model_type={source.model_type!r} must be {MODEL_TYPE} with objective='mae'.")
         config = AutoConfig.for_model(MODEL_TYPE)
     else:
-        config = AutoConfig.from_pretrained(str(source.model_name_or_path), revision=source.model_revision or "main")
+        config = stored_config(source)
         if config.model_type != MODEL_TYPE:
-            raise ValueError(
-                f"model_name_or_path={source.model_name_or_path!r} is a {config.model_type}, but objective='mae' "
-                f"needs a {MODEL_TYPE}."
-            )
+            raise ValueError(f"{source.origin} is a {config.model_type}, but objective='mae' needs a {MODEL_TYPE}.")
     override_config(config, source.config_overrides)
     check_sizes(config)
     assert isinstance(config, ViTMAEConfig)
@@ -76,16 +80,14 @@ def build_mae(source: ModelSource, config: ViTMAEConfig) -> ViTMAEForPreTraining
         source ([`ModelSource`]): Which model.
         config ([`ViTMAEConfig`]): Of [`build_config`].
     """
-    given = {"attn_implementation": source.attn_implementation, "dtype": source.dtype}
-    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if source.model_name_or_path is None:
-        model = ViTMAEForPreTraining._from_config(config, **options)
-        set_positions(model)
+    if source.model_name_or_path is None or counts_only():
+        model = AutoModelForPreTraining.from_config(config, **source.options)
+        assert isinstance(model, ViTMAEForPreTraining)
+        if source.model_name_or_path is None:
+            set_positions(model)
         return model
-    if counts_only():
-        return ViTMAEForPreTraining._from_config(config, **options)
     return ViTMAEForPreTraining.from_pretrained(
-        source.model_name_or_path, config=config, revision=source.model_revision or "main", **options
+        source.model_name_or_path, config=config, revision=source.revision, **source.options
     )
 
 
@@ -128,9 +130,7 @@ def build_processor(
 
 def _pretrained_processor(source: ModelSource) -> Any:
     # The one that works on Pillow's images alone: torchvision is no dependency.
-    return AutoImageProcessor.from_pretrained(
-        source.model_name_or_path, revision=source.model_revision or "main", backend="pil"
-    )
+    return AutoImageProcessor.from_pretrained(source.model_name_or_path, revision=source.revision, backend="pil")
 
 
 @contextmanager

@@ -22,11 +22,11 @@ from hf_infinite_lr.evaluation.finetuning import finetuned_predictions
 from hf_infinite_lr.evaluation.probes import CLASSIFIERS, FINETUNING, ProbeArguments, Probed, probe_scores
 from hf_infinite_lr.evaluation.sharpness import sharpness
 from hf_infinite_lr.evaluation.similarity import linear_cka
+from hf_infinite_lr.evaluation.whole import is_cut, whole_state
+from hf_infinite_lr.files import write_json
 from hf_infinite_lr.plots.png import write_png
 from hf_infinite_lr.plots.reconstruction import draw_reconstructions, reconstruction_file
 from hf_infinite_lr.stream.task import slug
-from hf_infinite_lr.trainer.checkpoints import write_json
-from hf_infinite_lr.trainer.whole import is_cut, whole_state
 
 from .image_batches import ImageBatches
 from .image_files import encoded

@@ -4,31 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from transformers import PreTrainedModel
 
-from .causal_lm import ModelSource
 from .lora import AdapterArguments
+from .model_source import ModelSource
 from .perplexity import DocumentScores
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Data of one task as it was found, not yet prepared for the model.
-
-    Args:
-        train: Map-style or streaming.
-        eval: Held out.
-        fingerprint (`str`, *optional*): A hash of the content, where the source knows one.
-    """
-
-    train: Any
-    eval: Any
-    fingerprint: str | None = None
+from .source import Splits
 
 
 class Objective(ABC):

@@ -15,7 +15,10 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from .causal_lm import ModelSource, build_model, build_tokenizer, stored_config
+from hf_infinite_lr.files import file_sha256
+
+from .causal_lm import build_model, build_tokenizer
+from .model_source import ModelSource, stored_config
 from .tokenization import Encode, encoder_of, identity_of
 
 _FORMAT = 1
@@ -59,7 +62,7 @@ def score_documents(
 
     A document with its closing end-of-sequence token is cut into blocks; of each block every token but the first is
     predicted, and the last block may be shorter. So a document that fills its blocks scores what
-    [`~hf_infinite_lr.objectives.causal_lm.language_model_scores`] says of it alone.
+    [`~hf_infinite_lr.objectives.lm_scores.language_model_scores`] says of it alone.
 
     Scores lie below `HF_DATASETS_CACHE`, under the fingerprint of text, model, tokenizer and block size: the same
     documents are never scored twice, and a killed scoring goes on behind its last batch. The model is loaded only if
@@ -176,11 +179,6 @@ def _model_identity(source: ModelSource) -> list[object]:
     given = {key: value for key, value in asdict(source).items() if "name" not in key and key != "model_revision"}
     folder = Path(name)
     if not folder.is_dir():
-        return [name, stored_config(name, "model_name_or_path", source)._commit_hash, given]
+        return [name, stored_config(source)._commit_hash, given]
     weights = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin")]
-    return [[path.name, _file_hash(path)] for path in sorted([*weights, *folder.glob("*config.json")])] + [given]
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return [[path.name, file_sha256(path)] for path in sorted([*weights, *folder.glob("*config.json")])] + [given]

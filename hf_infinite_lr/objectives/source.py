@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import glob
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self, get_type_hints
 
 import datasets
 import numpy as np
 import pyarrow as pa
 from datasets.exceptions import DatasetGenerationError
+
+from hf_infinite_lr.keys import from_mapping, typed
 
 DEFAULT_EVAL_FRACTION = 0.05
 """Share of the rows that is held out when nothing else is said."""
@@ -21,6 +23,22 @@ DEFAULT_EVAL_FRACTION = 0.05
 _SOURCES = ("builtin", "dataset_name", "data_files")
 _OF_A_DATASET = ("dataset_config_name", "split", "revision", "eval_split")
 _HELD_OUT = ("eval_data_files", "eval_fraction", "num_eval_samples")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """
+    Data of one task as it was found, not yet prepared for the model; both parts have the same columns.
+
+    Args:
+        train (`datasets.Dataset` or `datasets.IterableDataset`): To train on.
+        eval (`datasets.Dataset`): Held out.
+        fingerprint (`str`, *optional*): A hash of the content, where the source knows all of it.
+    """
+
+    train: datasets.Dataset | datasets.IterableDataset
+    eval: datasets.Dataset
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +91,40 @@ class DataSource:
 
     never_of_builtin: ClassVar[tuple[str, ...]] = ()
     """Keys of a subclass that do not go with `builtin`."""
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any], key: str, other_keys: Sequence[str]) -> Self:
+        """
+        The source that an entry of a recipe names.
+
+        Args:
+            entry (`Mapping`): Keys and values of the YAML.
+            key (`str`): `tasks` or `evaluate_also`, for messages.
+            other_keys (`Sequence[str]`): Keys of an entry that somebody else reads.
+
+        Raises:
+            `ValueError`: naming the entry.
+        """
+        hints = get_type_hints(cls)
+        try:
+            values = {name: typed(cls, name, value) if name in hints else value for name, value in entry.items()}
+            return from_mapping(cls, values, other_keys=other_keys)
+        except ValueError as error:
+            raise ValueError(f"{key}: {entry.get('name')!r}: {error}") from error
+
+    def on_local_file(self, entry: Mapping[str, Any], file: str, num_eval_samples: int) -> dict[str, Any]:
+        """
+        The entry of a recipe with a local file in place of its dataset of the Hub, for `--smoke`.
+
+        Args:
+            entry (`Mapping`): What this source was made of.
+            file (`str`): Holds few rows of the same columns.
+            num_eval_samples (`int`): How many of them are held out where the entry holds out a number.
+        """
+        kept = {key: value for key, value in entry.items() if key not in ("dataset_name", *_OF_A_DATASET)}
+        held_out = {"eval_data_files": file} if self.names_eval_part else {}
+        fewer = {"num_eval_samples": num_eval_samples} if self.num_eval_samples else {}
+        return {**kept, "data_files": file, **held_out, **fewer}
 
     def __post_init__(self) -> None:
         given = [key for key in _SOURCES if getattr(self, key) is not None]

@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from hf_infinite_lr.stream.corpora import load_corpus
 
-from .source import DataSource, place
+from .source import DataSource, Splits, place
 
 logger = logging.getLogger(__name__)
 
@@ -52,25 +52,7 @@ class TextSource(DataSource):
     never_of_builtin: ClassVar[tuple[str, ...]] = ("text_column",)
 
 
-@dataclass(frozen=True)
-class TextSplits:
-    """
-    Documents of a task; both parts have the column `text` and those that were asked for.
-
-    Args:
-        train (`datasets.Dataset` or `datasets.IterableDataset`): To train on.
-        eval (`datasets.Dataset`): Held out.
-        num_empty (`int`, *optional*): Empty documents that were dropped; unknown of a stream.
-        fingerprint (`str`, *optional*): Of a built-in corpus: a hash of its content.
-    """
-
-    train: datasets.Dataset | datasets.IterableDataset
-    eval: datasets.Dataset
-    num_empty: int | None = None
-    fingerprint: str | None = None
-
-
-def load_text(source: TextSource, columns: Sequence[str] = ()) -> TextSplits:
+def load_text(source: TextSource, columns: Sequence[str] = ()) -> Splits:
     """
     Loads the documents of a task and holds some of them out.
 
@@ -79,7 +61,7 @@ def load_text(source: TextSource, columns: Sequence[str] = ()) -> TextSplits:
         columns (`Sequence[str]`): Further columns to keep.
 
     Returns:
-        [`TextSplits`]: A training part (a stream if asked for) and a held-out part.
+        [`Splits`]: A training part (a stream if asked for) and a held-out part.
 
     Raises:
         `ValueError`: If files or the text column are missing, a file is not UTF-8 text, or a part has no documents.
@@ -87,15 +69,15 @@ def load_text(source: TextSource, columns: Sequence[str] = ()) -> TextSplits:
     if source.builtin is not None:
         corpus = load_corpus(source.builtin, max_bytes=source.max_bytes, eval_bytes=source.eval_bytes)
         train, held_out = (_text_column(part, source, columns) for part in (corpus.train, corpus.eval))
-        return TextSplits(train, held_out, num_empty=0, fingerprint=corpus.fingerprint)
+        return Splits(train, held_out, corpus.fingerprint)
     if source.streaming:
         return _load_stream(source, columns)
-    documents, num_empty = _drop_empty(_documents(source, columns), source)
+    documents = _drop_empty(_documents(source, columns), source)
     if source.names_eval_part:
-        return TextSplits(documents, _eval_part(source, columns), num_empty)
+        return Splits(documents, _eval_part(source, columns))
     held_out = source.held_out(_places(documents))
     train, evaluated = (documents.select(np.flatnonzero(mask)) for mask in (~held_out, held_out))
-    return TextSplits(train, evaluated, num_empty)
+    return Splits(train, evaluated)
 
 
 def load_held_out(source: TextSource) -> datasets.Dataset:
@@ -122,11 +104,11 @@ def load_held_out(source: TextSource) -> datasets.Dataset:
     return _first(_documents(source, ()), source)
 
 
-def _load_stream(source: TextSource, columns: Sequence[str]) -> TextSplits:
+def _load_stream(source: TextSource, columns: Sequence[str]) -> Splits:
     documents = _documents(source, columns).filter(_is_not_empty, input_columns="text")
     if source.names_eval_part:
-        return TextSplits(documents, _eval_part(source, columns))
-    return TextSplits(documents.skip(source.num_eval_samples), _first(documents, source))
+        return Splits(documents, _eval_part(source, columns))
+    return Splits(documents.skip(source.num_eval_samples), _first(documents, source))
 
 
 def _eval_part(source: TextSource, columns: Sequence[str]) -> datasets.Dataset:
@@ -135,7 +117,7 @@ def _eval_part(source: TextSource, columns: Sequence[str]) -> datasets.Dataset:
 
 def _first(documents: Any, source: TextSource) -> datasets.Dataset:
     if isinstance(documents, datasets.Dataset):
-        found, _ = _drop_empty(documents, source)
+        found = _drop_empty(documents, source)
         return found.select(range(min(len(found), source.num_eval_samples or len(found))))
     stream = documents.filter(_is_not_empty, input_columns="text")
     found = list(stream.take(source.num_eval_samples) if source.num_eval_samples else stream)
@@ -241,7 +223,7 @@ def _is_not_empty(text: str | None) -> bool:
     return bool(text and not text.isspace())
 
 
-def _drop_empty(documents: datasets.Dataset, source: TextSource) -> tuple[datasets.Dataset, int]:
+def _drop_empty(documents: datasets.Dataset, source: TextSource) -> datasets.Dataset:
     found = documents.filter(_is_not_empty, input_columns="text", desc="Dropping empty documents")
     num_empty = len(documents) - len(found)
     if not len(found):
@@ -250,7 +232,7 @@ def _drop_empty(documents: datasets.Dataset, source: TextSource) -> tuple[datase
         logger.warning(
             "Task %r: %d of %d documents are empty and were dropped.", source.name, num_empty, len(documents)
         )
-    return found, num_empty
+    return found
 
 
 def _places(documents: datasets.Dataset) -> np.ndarray:

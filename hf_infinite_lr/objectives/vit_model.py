@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from transformers import AutoConfig, ViTConfig, ViTForImageClassification
+from transformers import AutoModelForImageClassification, ViTConfig, ViTForImageClassification
 from transformers.utils import logging
 
-from .causal_lm import ModelSource, counts_only, override_config
 from .mae_model import check_sizes
+from .model_source import ModelSource, counts_only, override_config, stored_config
 
 BACKBONES = ("vit", "vit_mae")
 """Types of pretrained models whose encoder can be the backbone."""
@@ -42,17 +42,17 @@ def build_vit_config(source: ModelSource) -> ViTConfig:
             raise ValueError(f"model_type={source.model_type!r} must be vit with objective='image_classification'.")
         config = ViTConfig()
     else:
-        config = _pretrained_config(source)
+        config = _stored_backbone(source)
     override_config(config, source.config_overrides)
     check_sizes(config)
     return config
 
 
-def _pretrained_config(source: ModelSource) -> ViTConfig:
-    found = AutoConfig.from_pretrained(str(source.model_name_or_path), revision=source.model_revision or "main")
+def _stored_backbone(source: ModelSource) -> ViTConfig:
+    found = stored_config(source)
     if found.model_type not in BACKBONES:
         raise ValueError(
-            f"model_name_or_path={source.model_name_or_path!r} is a {found.model_type}, but "
+            f"{source.origin} is a {found.model_type}, but "
             f"objective='image_classification' needs a {' or '.join(BACKBONES)}."
         )
     known = ViTConfig().to_dict()
@@ -76,18 +76,18 @@ def build_vit(source: ModelSource, config: ViTConfig, classes: Sequence[str]) ->
     """
     names = list(classes) or ["any"]
     config.id2label, config.label2id = dict(enumerate(names)), {name: place for place, name in enumerate(names)}
-    given = {"attn_implementation": source.attn_implementation, "dtype": source.dtype}
-    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if source.model_name_or_path is None or counts_only():
-        return ViTForImageClassification._from_config(config, **options)
+        model = AutoModelForImageClassification.from_config(config, **source.options)
+        assert isinstance(model, ViTForImageClassification)
+        return model
     with _quiet():
         result: Any = ViTForImageClassification.from_pretrained(
             source.model_name_or_path,
             config=config,
-            revision=source.model_revision or "main",
+            revision=source.revision,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
-            **options,
+            **source.options,
         )
     model, told = result
     lost = [*told["missing_keys"], *(key for key, *_ in told["mismatched_keys"])]

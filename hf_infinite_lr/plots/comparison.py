@@ -12,15 +12,13 @@ from hf_infinite_lr.plots.palette import task_colours
 _MARKS = "osD^vP"
 
 
-def draw_comparison(matrices: Mapping[str, TaskMatrix], *, title: str = "") -> Figure:
+def draw_comparison(matrices: Mapping[str, TaskMatrix]) -> Figure:
     """
     What each run scores at its end (filled) and scored right after learning (hollow), a line for each column.
 
     Args:
         matrices (`Mapping[str, TaskMatrix]`):
             The matrix of one metric for each run.
-        title (`str`, *optional*, defaults to the metric and its direction):
-            Title of the picture.
     """
     columns = list(dict.fromkeys(column for matrix in matrices.values() for column in matrix.columns))
     heights = [len(columns) - 1 - index for index in range(len(columns))]
@@ -53,8 +51,6 @@ def draw_comparison(matrices: Mapping[str, TaskMatrix], *, title: str = "") -> F
     label = f"{first[0].metric} ({direction} is better; filled: at the end, hollow: right after learning)"
     axes.set_xlabel(literal(label))
     figure.legend(loc="outside lower center", ncols=1, frameon=False, fontsize=9)
-    if title:
-        figure.suptitle(literal(title), fontsize=11)
     return figure
 
 

@@ -59,10 +59,13 @@ class Curve:
             The phases in order.
         tasks (`Sequence[Span]`):
             The tasks in order.
+        has_trunk (`bool`, *optional*, defaults to `True`):
+            Whether a trunk waits while a branch anneals; not so where the next task begins with other weights.
     """
 
     parts: Sequence[Part]
     tasks: Sequence[Span]
+    has_trunk: bool = True
 
     @property
     def num_steps(self) -> int:
@@ -81,7 +84,9 @@ class Curve:
         return [part for part in self.parts if part.phase == BRANCH]
 
 
-def curve_of_schedule(schedule: Schedule, learning_rate: float, task_names: Sequence[str] | None = None) -> Curve:
+def curve_of_schedule(
+    schedule: Schedule, learning_rate: float, task_names: Sequence[str] | None = None, *, has_trunk: bool = True
+) -> Curve:
     """
     The curve of a schedule.
 
@@ -92,6 +97,8 @@ def curve_of_schedule(schedule: Schedule, learning_rate: float, task_names: Sequ
             The peak, by which the factors of the schedule are multiplied.
         task_names (`Sequence[str]`, *optional*, defaults to `"task 1"`, `"task 2"` and so on):
             Names of the tasks.
+        has_trunk (`bool`, *optional*, defaults to `True`):
+            As in [`Curve`].
     """
     parts = list(_parts(schedule, learning_rate))
     tasks = sorted({part.task for part in parts})
@@ -100,7 +107,7 @@ def curve_of_schedule(schedule: Schedule, learning_rate: float, task_names: Sequ
     for task in tasks:
         own = [part for part in parts if part.task == task]
         spans.append(Span(names[task], own[0].start, own[-1].stop))
-    return Curve(tuple(parts), tuple(spans))
+    return Curve(tuple(parts), tuple(spans), has_trunk)
 
 
 def _parts(schedule: Schedule, learning_rate: float) -> Iterator[Part]:

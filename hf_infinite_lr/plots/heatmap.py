@@ -15,7 +15,7 @@ _GAP = 0.25
 """Room between the tasks and what is set apart from them, in cells."""
 
 
-def draw_task_matrix(matrix: TaskMatrix, *, unit: str = "", title: str = "") -> Figure:
+def draw_task_matrix(matrix: TaskMatrix, *, title: str = "") -> Figure:
     """
     A task matrix: row = after training a task, column = evaluated on, dark = worse, hatched = not evaluated.
 
@@ -25,9 +25,7 @@ def draw_task_matrix(matrix: TaskMatrix, *, unit: str = "", title: str = "") -> 
     Args:
         matrix ([`TaskMatrix`]):
             What to draw.
-        unit (`str`, *optional*, defaults to none):
-            Unit of the values.
-        title (`str`, *optional*, defaults to the metric, its unit and its direction):
+        title (`str`, *optional*, defaults to the metric and its direction):
             Title of the picture.
 
     Returns:
@@ -68,8 +66,7 @@ def draw_task_matrix(matrix: TaskMatrix, *, unit: str = "", title: str = "") -> 
     axes.spines[:].set_visible(False)
     axes.set_xlabel("evaluated on (orange frame: right after learning; hatched: not evaluated)", fontsize=8)
     direction = "higher" if matrix.higher_is_better else "lower"
-    title = title or f"{matrix.metric}{f' in {unit}' if unit else ''} ({direction} is better)"
-    axes.set_title(literal(title), fontsize=11)
+    axes.set_title(literal(title or f"{matrix.metric} ({direction} is better)"), fontsize=11)
     return figure
 
 

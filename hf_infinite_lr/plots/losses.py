@@ -23,7 +23,6 @@ def draw_losses(
     tasks: Sequence[Span],
     *,
     evaluation_label: str = "eval loss",
-    title: str = "",
 ) -> Figure:
     """
     Training loss, and what each column scores, over global steps.
@@ -37,8 +36,6 @@ def draw_losses(
             The tasks on the axis of steps.
         evaluation_label (`str`, *optional*, defaults to `"eval loss"`):
             Name and unit of the values.
-        title (`str`, *optional*, defaults to none):
-            Title of the picture.
 
     Returns:
         `matplotlib.figure.Figure`: one panel for the evaluations, and one for the training loss below it.
@@ -64,8 +61,6 @@ def draw_losses(
     lower.set_xlim(0, last)
     lower.xaxis.set_major_formatter(EngFormatter(sep=""))
     _draw_key(figure, len(evaluations), names, list(colours.values()))
-    if title:
-        figure.suptitle(literal(title), fontsize=11)
     return figure
 
 

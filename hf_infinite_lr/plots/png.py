@@ -6,6 +6,8 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from hf_infinite_lr.files import aside
+
 DPI = 120
 
 
@@ -23,13 +25,8 @@ def write_png(figure: Figure, path: str | os.PathLike[str]) -> Path:
         `Path`: where it lies.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    with aside(target) as file:
         FigureCanvasAgg(figure)
         # Without the version of matplotlib, equal pictures are equal files.
-        figure.savefig(aside, format="png", dpi=DPI, metadata={"Software": None})
-        os.replace(aside, target)
-    finally:
-        aside.unlink(missing_ok=True)
+        figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
     return target

@@ -22,8 +22,8 @@ def draw_learning_rate(curve: Curve, *, title: str = "") -> Figure:
     """
     The learning rate over global steps.
 
-    Phases are coloured, each branch drops from the trunk, which goes on above it as a dotted line, and tasks are
-    bands with their names.
+    Phases are coloured, each branch drops from the trunk, which goes on above it as a dotted line (where there is
+    one), and tasks are bands with their names.
 
     Args:
         curve ([`Curve`]):
@@ -104,13 +104,15 @@ def _draw_branches(axes: Axes, curve: Curve) -> None:
         rate = branch.rate(branch.start)
         steps += [branch.start, branch.stop, math.nan]
         rates += [rate, rate, math.nan]
-    axes.plot(steps, rates, color=PHASES["constant"], linewidth=1.4, linestyle=":", label="trunk waits", zorder=3)
+    if curve.has_trunk:
+        axes.plot(steps, rates, color=PHASES["constant"], linewidth=1.4, linestyle=":", label="trunk waits", zorder=3)
     if len(curve.branches) > _MANY:
         return
     begins = [(branch.start, branch.rate(branch.start)) for branch in curve.branches]
     ends = [(branch.stop, branch.rate(branch.stop)) for branch in curve.branches]
     mark: dict[str, Any] = {"linestyle": "none", "clip_on": False, "zorder": 5, "markersize": 6}
-    axes.plot(*zip(*begins, strict=True), marker="o", color=PHASES["constant"], label="trunk checkpoint", **mark)
+    if curve.has_trunk:
+        axes.plot(*zip(*begins, strict=True), marker="o", color=PHASES["constant"], label="trunk checkpoint", **mark)
     axes.plot(*zip(*ends, strict=True), marker="s", color=PHASES["anneal"], label="release", **mark)
 
 

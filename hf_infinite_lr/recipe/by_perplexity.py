@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_infinite_lr.objectives.causal_lm import ModelSource
-from hf_infinite_lr.objectives.keys import from_mapping
+from hf_infinite_lr.keys import from_mapping
+from hf_infinite_lr.objectives.model_source import ModelSource
 from hf_infinite_lr.objectives.perplexity import DocumentScores
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hf_infinite_lr.objectives.keys import nearest
+from hf_infinite_lr.keys import nearest
 from hf_infinite_lr.stream import (
     Task,
     split_by_class,

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_infinite_lr.files import write_text
 from hf_infinite_lr.metrics import DESCRIPTIONS, TaskMatrix, summary
 from hf_infinite_lr.plots import draw_comparison, write_png
 from hf_infinite_lr.plots.comparison import final_values
-from hf_infinite_lr.report.markdown import write_text
 from hf_infinite_lr.report.run import Run, read_run
 from hf_infinite_lr.report.screen import SHORT, metric_line
 from hf_infinite_lr.report.table import NOTHING, aligned, count, markdown, number, seconds
@@ -71,7 +71,9 @@ def write_comparison(paths: Sequence[str | os.PathLike[str]], folder: str | os.P
         f"![the runs side by side]({PICTURE_FILE})",
         markdown(conventions),
     ]
-    return write_text("\n\n".join(sections) + "\n", Path(folder) / COMPARISON_FILE)
+    target = Path(folder) / COMPARISON_FILE
+    write_text(target, "\n\n".join(sections) + "\n")
+    return target
 
 
 def _common_matrices(runs: Sequence[Run]) -> list[TaskMatrix]:

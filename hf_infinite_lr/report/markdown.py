@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_infinite_lr.announcement import format_rate
+from hf_infinite_lr.files import write_json, write_text
 from hf_infinite_lr.metrics import DESCRIPTIONS, TaskMatrix, summary
 from hf_infinite_lr.plots import draw_learning_rate, draw_losses, draw_task_matrix, write_png
 from hf_infinite_lr.report.representations import representation_sections
@@ -71,26 +72,15 @@ def write_report_of(run: Run, folder: Path) -> Path:
         if run.state.get(key):
             sections += [f"## {title}", _mapping_table(run.state[key])]
     if run.matrices:
-        write_text(_metrics(run), folder / METRICS_FILE)
-    return write_text("\n\n".join(sections) + "\n", folder / REPORT_FILE)
+        write_json(folder / METRICS_FILE, _metrics(run))
+    write_text(folder / REPORT_FILE, "\n\n".join(sections) + "\n")
+    return folder / REPORT_FILE
 
 
-def _metrics(run: Run) -> str:
+def _metrics(run: Run) -> dict[str, Any]:
     """Every number of every matrix, and what each key means."""
     numbers = {matrix.metric: summary(matrix) for matrix in run.matrices}
-    return json.dumps({"schema_version": 1, "conventions": DESCRIPTIONS, "metrics": numbers}, indent=2) + "\n"
-
-
-def write_text(text: str, target: Path) -> Path:
-    """Write a text file, through a temporary file beside its target."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, target)
-    finally:
-        aside.unlink(missing_ok=True)
-    return target
+    return {"schema_version": 1, "conventions": DESCRIPTIONS, "metrics": numbers}
 
 
 def _write_pictures(run: Run, folder: Path) -> list[str]:

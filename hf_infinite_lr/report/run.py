@@ -1,6 +1,5 @@
 """The files of one run, read and checked."""
 
-import json
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hf_infinite_lr.files import read_json
+from hf_infinite_lr.manifest import STATE
 from hf_infinite_lr.metrics import TaskMatrix
 from hf_infinite_lr.plots import Curve, Part, Span
 from hf_infinite_lr.schedules import DEFAULT_TIMESCALE, Phase
 
-STATE_FILE = "continual_state.json"
 MATRIX_FILE = "task_matrix.json"
 TRAINER_FILE = "trainer_state.json"
 REPRESENTATIONS_FILE = "representations.json"
@@ -107,7 +107,9 @@ class Run:
             ]
             if len(logged) > 1:
                 parts.append(Part(schedule["name"], 0, logged[0][0], logged[-1][0], _interpolated(logged)))
-        return Curve(parts, self.spans()) if parts else None
+        settings = self.state.get("settings") or {}
+        has_trunk = settings.get("rewind") != "none" and "gdumb" not in (settings.get("methods") or {})
+        return Curve(parts, self.spans(), has_trunk) if parts else None
 
     def training_losses(self) -> list[tuple[int, float]]:
         """The logged training losses as `(step, loss)`."""
@@ -148,26 +150,25 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         ValueError: no such run, or a file that is missing, cut off or of another version.
     """
     folder = Path(path)
-    if not (folder / STATE_FILE).is_file():
-        raise ValueError(f"{folder} has no {STATE_FILE}: it must be the output_dir of a continual run.")
-    state = _read_json(folder / STATE_FILE)
+    if not (folder / STATE).is_file():
+        raise ValueError(f"{folder} has no {STATE}: it must be the output_dir of a continual run.")
+    state = _mapping_of(folder / STATE)
     if state.get("schema_version") != _SCHEMA_VERSION:
         raise ValueError(
-            f"{folder / STATE_FILE} has schema_version {state.get('schema_version')!r}: "
-            f"only {_SCHEMA_VERSION} can be read."
+            f"{folder / STATE} has schema_version {state.get('schema_version')!r}: only {_SCHEMA_VERSION} can be read."
         )
     missing = [key for key in _REQUIRED if key not in state]
     if missing:
-        raise ValueError(f"{folder / STATE_FILE} lacks {', '.join(missing)}: it is not whole.")
+        raise ValueError(f"{folder / STATE} lacks {', '.join(missing)}: it is not whole.")
     for task in state["tasks"]:
         lacking = [key for key in _REQUIRED_OF_TASK if key not in task]
         if lacking:
-            raise ValueError(f"{folder / STATE_FILE} has a task without {', '.join(lacking)}: it is not whole.")
+            raise ValueError(f"{folder / STATE} has a task without {', '.join(lacking)}: it is not whole.")
     others = sorted(set(folder.glob("task_matrix.*.json")))
     primary = [folder / MATRIX_FILE] if (folder / MATRIX_FILE).exists() else []
     matrices = known_matrices(map(_read_matrix, [*primary, *others]))
     similar = folder / REPRESENTATIONS_FILE
-    return Run(folder, state, matrices, _read_history(folder), _read_json(similar) if similar.is_file() else {})
+    return Run(folder, state, matrices, _read_history(folder), _mapping_of(similar) if similar.is_file() else {})
 
 
 def known_matrices(matrices: Iterable[TaskMatrix]) -> tuple[TaskMatrix, ...]:
@@ -175,18 +176,15 @@ def known_matrices(matrices: Iterable[TaskMatrix]) -> tuple[TaskMatrix, ...]:
     return tuple(matrix for matrix in matrices if _is_known(matrix))
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is no whole JSON file ({error}).") from error
+def _mapping_of(file: Path) -> dict[str, Any]:
+    content = read_json(file)
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds a {type(content).__name__}: it must hold a mapping.")
     return content
 
 
 def _read_matrix(file: Path) -> TaskMatrix:
-    content = _read_json(file)
+    content = _mapping_of(file)
     try:
         return TaskMatrix.from_dict(content)
     except ValueError as error:
@@ -202,7 +200,7 @@ def _read_history(folder: Path) -> Sequence[Mapping[str, Any]]:
     files = [folder / TRAINER_FILE, *_newest_first(folder.glob(f"checkpoint-*/{TRAINER_FILE}"))]
     for file in files:
         if file.is_file():
-            history: Sequence[Mapping[str, Any]] = _read_json(file).get("log_history", [])
+            history: Sequence[Mapping[str, Any]] = _mapping_of(file).get("log_history", [])
             return history
     return []
 

@@ -143,13 +143,19 @@ class StreamBatches(BatchSampler):
     def state_at(self, step: int) -> dict[str, Any]:
         """State of the streaming task that the update at a global step reads; empty for a map-style one."""
         segment, reader, position = self._reading(step)
-        return {} if reader is None else {"task": segment.task, "reader": reader.state_at(position)}
+        if reader is None:
+            return {}
+        state = {"task": segment.task, "reader": reader.state_at(position)}
+        if self.plan.tasks[segment.task].repeats and not segment.on_trunk:
+            branch = self.replay.own_before(segment.task, segment.first_batch)
+            state["branch"] = reader.state_at(branch)  # from which the trunk will read again
+        return state
 
     def start_at(self, step: int, state: dict[str, Any]) -> None:
         """Begins at a global step, with the state of [`~StreamBatches.state_at`] there."""
         self.first_step = step
         if state and state["task"] in self.readers:  # the task may have become map-style
-            self.readers[state["task"]].load_state(state["reader"])
+            self.readers[state["task"]].load_state(state["reader"], state.get("branch"))
         segment, _, position = self._reading(step)
         for task, buffer in self.replay.buffers.items():
             if task <= segment.task:

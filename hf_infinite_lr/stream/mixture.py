@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset, concatenate_datasets
 
 from .order import generator
-from .reader import has_exact_state, is_streaming, iterator_at
+from .reader import has_exact_state, is_streaming, iterator_at, unshared
 
 _MIXTURE = 3
 _DRAWS = 1024
@@ -156,7 +156,7 @@ class MixedStream(torch.utils.data.IterableDataset):
                     f"mixture: a stream of type {type(dataset).__name__} has no state from which to go on (a shuffle "
                     "buffer has none); streams are shuffled by the trainer."
                 )
-        self.datasets, self.ends, self.seed = tuple(datasets), np.cumsum(weights), seed
+        self.datasets, self.ends, self.seed = tuple(map(unshared, datasets)), np.cumsum(weights), seed
         self.load_state_dict(None)
 
     @property

@@ -26,6 +26,8 @@ class TaskPlan:
             longer given.
         num_unused_samples (`int`): Samples that no pass reaches, because passes are whole global batches.
         fingerprint (`str`): Identity of the data.
+        branch_batch (`int`, *optional*): The batch with which the branch begins, where it does not go on after the
+            trunk's last.
     """
 
     name: str
@@ -37,6 +39,7 @@ class TaskPlan:
     num_samples: int | None
     num_unused_samples: int
     fingerprint: str
+    branch_batch: int | None = None
 
     @property
     def directory(self) -> str:
@@ -110,7 +113,8 @@ class StreamPlan:
             yield Segment(task.index, task.start_step, trunk_steps, 0, True)
         if task.num_anneal_steps:
             branch_step = task.start_step + trunk_steps
-            yield Segment(task.index, branch_step, task.num_anneal_steps, trunk_steps, not self.rewinds)
+            first_batch = trunk_steps if task.branch_batch is None else task.branch_batch
+            yield Segment(task.index, branch_step, task.num_anneal_steps, first_batch, not self.rewinds)
         if task.repeats and task is not self.tasks[-1]:
             yield Segment(task.index, task.end_step, task.num_anneal_steps, trunk_steps, True)
 
@@ -195,6 +199,11 @@ class StreamPlan:
     def _epochs_before(self) -> list[float]:
         passes = (segment.num_steps / self._steps_per_epoch(self.tasks[segment.task]) for segment in self.segments)
         return list(accumulate(passes, initial=0.0))
+
+    def ends_pass(self, step: int) -> bool:
+        """Whether the update that made `step` updates was the last of a pass over its task."""
+        segment = self.segments[self.segment_of(step - 1)]
+        return (segment.first_batch + step - segment.start_step) % self._steps_per_epoch(self.tasks[segment.task]) == 0
 
     def _steps_per_epoch(self, task: TaskPlan) -> int:
         return task.num_samples // self.global_batch_size if task.num_samples else task.num_steps

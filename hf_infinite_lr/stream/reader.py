@@ -64,7 +64,8 @@ class StreamReader:
     """
 
     def __init__(self, name: str, dataset: Any, seed: int, task: int, block_size: int = BLOCK_SIZE) -> None:
-        self.name, self.dataset, self.seed, self.task, self.block_size = name, dataset, seed, task, block_size
+        self.name, self.dataset, self.seed, self.task = name, unshared(dataset), seed, task
+        self.block_size = block_size
         self._has_state = has_exact_state(dataset)
         self._states: list[BlockState] = []
         self._start_at(BlockState())
@@ -91,9 +92,15 @@ class StreamReader:
         """What [`~StreamReader.load_state`] needs to continue at `position`: plain values that JSON can hold."""
         return asdict(self._known(position) or BlockState())
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Continues from a state of [`~StreamReader.state_at`]."""
-        self._states = []
+    def load_state(self, state: dict[str, Any], earlier: dict[str, Any] | None = None) -> None:
+        """
+        Continues from a state of [`~StreamReader.state_at`].
+
+        Args:
+            state (`dict`): Of the position from which to go on.
+            earlier (`dict`, *optional*): Of one to which the reader will have to go back.
+        """
+        self._states = [] if earlier is None else [BlockState(**earlier)]
         self._start_at(BlockState(**state))
 
     def forget_before(self, position: int) -> None:
@@ -161,6 +168,11 @@ class StreamReader:
             return json.dumps(self.dataset.state_dict()) if self._has_state else None
         except TypeError:  # the state holds more than plain values
             return None
+
+
+def unshared(dataset: Any) -> Any:
+    """A stream whose position no other moves: those that `skip`, `take` or `filter` make of one stream share its."""
+    return copy.deepcopy(dataset) if isinstance(dataset, IterableDataset) else dataset
 
 
 def iterator_at(dataset: Any, epoch: int, state: dict[str, Any] | None) -> Iterator[Any]:

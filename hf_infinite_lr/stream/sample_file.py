@@ -24,15 +24,22 @@ def write_samples(path: Path, positions: Sequence[int], samples: Sequence[Any]) 
     Args:
         path (`Path`): The file.
         positions (`Sequence[int]`): Where the task has read each sample.
-        samples (`Sequence`): Mappings of columns to numbers, text, images, arrays, tensors or lists of them; or one
-            such value each.
+        samples (`Sequence`): Mappings of columns to numbers, text, images, arrays, tensors, or lists and mappings of
+            them; or one such value each. Not all need the same columns.
     """
-    bare = not isinstance(samples[0], Mapping)
+    bare = not all(isinstance(sample, Mapping) for sample in samples)
     rows = [{_BARE: sample} if bare else dict(sample) for sample in samples]
-    kinds = {column: kind for column, value in rows[0].items() if (kind := _kind(value)) is not None}
-    plain = [{column: _plain(value) for column, value in row.items()} for row in rows]
+    kinds: list[Any] = []  # of each sample in short: as a rule all are of one kind
+    kind_of = []
+    for row in rows:
+        kind = _kind(row)
+        if kind not in kinds:
+            kinds.append(kind)
+        kind_of.append(kinds.index(kind))
+    columns = dict.fromkeys(column for row in rows for column in row)
+    plain = [{column: _plain(row.get(column)) for column in columns} for row in rows]
     table = Dataset.from_list([{**row, _POSITION: at} for row, at in zip(plain, positions, strict=True)]).data.table
-    note = json.dumps({"bare": bare, "kinds": kinds}).encode()
+    note = json.dumps({"bare": bare, "kinds": kinds, "kind_of": kind_of if len(kinds) > 1 else None}).encode()
     table = table.replace_schema_metadata({**table.schema.metadata, _KINDS: note})
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
@@ -49,7 +56,7 @@ class SampleFile:
         self._rows = Dataset.from_file(str(path))
         with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
             note = json.loads(reader.schema.metadata[_KINDS])
-        self._bare, self._kinds = note["bare"], note["kinds"]
+        self._bare, self._kinds, self._kind_of = note["bare"], note["kinds"], note["kind_of"]
 
     @cached_property
     def positions(self) -> list[int]:
@@ -58,28 +65,51 @@ class SampleFile:
 
     def sample(self, place: int) -> Any:
         """The sample at a place of the file."""
-        row = self._rows[place]
-        del row[_POSITION]
-        for column, kind in self._kinds.items():
-            row[column] = _as_it_was(row[column], kind)
+        kind = self._kinds[self._kind_of[place] if self._kind_of else 0]
+        row = _as_it_was(self._rows[place], kind)
         return row[_BARE] if self._bare else row
 
 
-def _kind(value: Any) -> list[str] | None:
+def _kind(value: Any) -> Any:
+    """What a value is made of, as JSON: null for what Arrow itself gives back as it was."""
     if isinstance(value, torch.Tensor):
-        return ["torch", str(value.detach().cpu().numpy().dtype)]
-    return ["numpy", str(value.dtype)] if isinstance(value, (np.ndarray, np.generic)) else None
+        return ["torch", str(value.dtype).removeprefix("torch.")]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return ["numpy", str(value.dtype)]
+    if isinstance(value, Mapping):
+        return {key: _kind(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)) and any(_is_kept_apart(part) for part in value):
+        return ["list", [_kind(part) for part in value]]
+    return None
+
+
+def _is_kept_apart(value: Any) -> bool:
+    return isinstance(value, (torch.Tensor, np.ndarray, np.generic, Mapping, list, tuple)) and _kind(value) is not None
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
-        value = value.detach().cpu().numpy()
+        value = value.detach().cpu()
+        # numpy has no bfloat16, of which every number is one of float32 too.
+        value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
     if isinstance(value, np.ndarray):
         return value if value.ndim else value.item()  # Arrow would make a list of one
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)) and any(_is_kept_apart(part) for part in value):
+        return {str(place): _plain(part) for place, part in enumerate(value)}  # a list would need parts of one kind
     # The copy of an image has forgotten its file's format, such as JPEG, so that it is stored without loss.
     return value.copy() if type(value).__module__.startswith("PIL.") else value
 
 
-def _as_it_was(value: Any, kind: Sequence[str]) -> Any:
-    array = np.asarray(value, dtype=kind[1])
-    return torch.from_numpy(array) if kind[0] == "torch" else array[()]
+def _as_it_was(value: Any, kind: Any) -> Any:
+    if isinstance(kind, Mapping):
+        return {key: _as_it_was(value[key], part) for key, part in kind.items()}
+    if kind is None:
+        return value
+    name, of = kind
+    if name == "list":
+        return [_as_it_was(value[str(place)], part) for place, part in enumerate(of)]
+    if name == "torch":
+        return torch.from_numpy(np.asarray(value)).to(getattr(torch, of))
+    return np.asarray(value, dtype=of)[()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,9 @@ from hf_infinite_lr.stream.task import RemovedData, Stream, Task
 logger = logging.getLogger(__name__)
 
 
-def accept_changed_tasks(state: Mapping[str, Any], stream: Stream, plan: StreamPlan) -> Stream | None:
+def accept_changed_tasks(
+    state: Mapping[str, Any], stream: Stream, plan: StreamPlan, methods: Sequence[str] = ()
+) -> Stream | None:
     """The stream of a run that goes on from a checkpoint with other tasks than those that it has begun.
 
     The past stays as it was. The tasks that the checkpoint has begun keep their names, their order and their steps;
@@ -24,12 +26,14 @@ def accept_changed_tasks(state: Mapping[str, Any], stream: Stream, plan: StreamP
         state (`Mapping[str, Any]`): `continual_state.json` of the checkpoint.
         stream ([`Stream`]): As given now.
         plan ([`StreamPlan`]): Of `stream`.
+        methods (`Sequence[str]`): Names of the run's methods, which read a task's samples when the next one begins.
 
     Returns:
         [`Stream`]: with a length for each task; None if nothing that was begun has changed.
 
     Raises:
-        ValueError: if a task is under way at the checkpoint and not given, so that its rest has no data.
+        ValueError: if a task is under way at the checkpoint and not given, so that its rest has no data; or if a
+            method has yet to read it.
     """
     step = state["global_step"]
     begun = [task for task in state["tasks"] if task["start_step"] < step]
@@ -39,7 +43,7 @@ def accept_changed_tasks(state: Mapping[str, Any], stream: Stream, plan: StreamP
         task.name: replace(task, num_steps=length.num_steps, num_epochs=None) for task, length in _pairs(stream, plan)
     }
     fingerprints = {task.name: task.fingerprint for task in plan.tasks}
-    past = [_begun(old, given.pop(old["name"], None), fingerprints, step) for old in begun]
+    past = [_begun(old, given.pop(old["name"], None), fingerprints, step, methods) for old in begun]
     if [task["name"] for task in begun] != [task.name for task in plan.tasks[: len(begun)]]:
         names = ", ".join(task.name for task in (*past, *given.values()))
         logger.warning("accept_changed_tasks: the tasks are, in the order of training, %s.", names)
@@ -78,13 +82,20 @@ def _pairs(stream: Stream, plan: StreamPlan) -> Any:
     return zip(stream.tasks, plan.tasks, strict=True)
 
 
-def _begun(old: Mapping[str, Any], given: Task | None, fingerprints: Mapping[str, str], step: int) -> Task:
+def _begun(
+    old: Mapping[str, Any], given: Task | None, fingerprints: Mapping[str, str], step: int, methods: Sequence[str]
+) -> Task:
     name, num_steps = old["name"], old["num_steps"]
     if given is None:
         if step < old["next_start_step"]:
             raise ValueError(
                 f"accept_changed_tasks: task {name!r} is under way at step {step} and must be given, because its rest "
                 f"up to step {old['next_start_step']} would have no data."
+            )
+        if step == old["next_start_step"] and methods:
+            raise ValueError(
+                f"accept_changed_tasks: task {name!r} must be given until the task after it has begun, because "
+                f"methods.{methods[0]} looks at its samples then."
             )
         logger.warning("accept_changed_tasks: %r is no longer given; it is neither replayed nor evaluated.", name)
         return Task(name, RemovedData(), num_steps=num_steps, fingerprint=old["fingerprint"])

@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 
-from hf_infinite_lr.arguments import complete_arguments
+from hf_infinite_lr.arguments import complete_arguments, curve_arguments
 from hf_infinite_lr.config import plan_run, schedule_name
-from hf_infinite_lr.resume_policy import ScheduleState
+from hf_infinite_lr.files import read_json
+from hf_infinite_lr.manifest import STATE
+from hf_infinite_lr.resume_policy import ScheduleState, annealing_phase
 from hf_infinite_lr.schedules import Phase, Schedule, resolve_share
 from hf_infinite_lr.stream.plan import StreamPlan
 from hf_infinite_lr.stream.task import Stream, slug
@@ -38,6 +40,7 @@ class AnnealingAfterwards(Host):
     _resumed_from: Path | None
     _output_dir: Path
     _new_record: Callable[[], RunRecord]
+    _start_clocks: Callable[[], None]
     _local_checkpoint: Callable[[Any], Any]
 
     def anneal(self, checkpoint: str | Path, num_anneal_steps: int | float, *, task: str | None = None) -> Path:
@@ -58,6 +61,7 @@ class AnnealingAfterwards(Host):
 
         Raises:
             ValueError: for a broken checkpoint, one of another run, or one that is annealed already.
+            RuntimeError: if a callback has stopped it before its end.
         """
         if self.schedule is None or schedule_name(self.args) != "infinite":
             raise ValueError(f"lr_scheduler_type={schedule_name(self.args)!r} has no trunk: only infinite can anneal.")
@@ -66,6 +70,11 @@ class AnnealingAfterwards(Host):
         try:
             self._branch_off(Path(checkpoint), num_anneal_steps, task)
             super().train(str(checkpoint))
+            if self.state.global_step < self.plan.num_steps:
+                raise RuntimeError(
+                    f"The annealing was stopped at step {self.state.global_step} of {self.plan.num_steps}, before "
+                    f"its release {self._release_name}."
+                )
         finally:
             self.stream, self.plan, self.schedule, self.record = run
             self._annealing = False
@@ -76,7 +85,7 @@ class AnnealingAfterwards(Host):
         if task is not None:
             self._take_data_of(task, path)
         find_checkpoint(self._output_dir, str(path), self.plan, accept_data=task is not None)
-        state = checkpoints.read_json(path / checkpoints.STATE)
+        state = read_json(path / STATE)
         if task is None:
             check_data_settings(state, self.record.settings, self.plan)
         check_engine(state, self.record.settings)
@@ -84,15 +93,20 @@ class AnnealingAfterwards(Host):
         planned = self.plan
         self.plan = annealing_plan(planned, state["global_step"], num_anneal_steps, from_first_batch=task is not None)
         trunk = ScheduleState.from_dict(torch.load(path / "scheduler.pt", weights_only=True))
-        arguments = complete_arguments("infinite", self._schedule_arguments())
+        arguments = complete_arguments("infinite", curve_arguments(self.args.lr_scheduler_kwargs))
         self.schedule = annealing_schedule(self.plan, trunk.schedule, arguments, trunk.base_lrs[0])
         self._release_name = release_name(planned, self.plan, task)
-        self.record, self._resumed_from, self._annealing = self._new_record(), path, True
+        self.record = self._new_record()
+        self.record.resume_from(state, ends=len(self.plan.tasks) - 1)
+        self.record.settings["embedding_learning_rate"] = state["settings"].get("embedding_learning_rate")
+        self.record.annealed_on = task
+        self._start_clocks()
+        self._resumed_from, self._annealing = path, True
 
     def _take_data_of(self, task: str, path: Path) -> None:
         if (fault := checkpoints.fault_of(path)) is not None:
             raise ValueError(f"{path} is not a whole checkpoint: {fault}.")
-        self._follow(with_data_of(task, checkpoints.read_json(path / checkpoints.STATE), self.stream))
+        self._follow(with_data_of(task, read_json(path / STATE), self.stream))
 
     def _follow(self, stream: Stream) -> None:
         """Plans the run anew, over a stream of which each task has its own number of steps."""
@@ -100,11 +114,6 @@ class AnnealingAfterwards(Host):
         args.task_steps = None
         self.stream = stream
         self.schedule, self.plan = plan_run(args, stream, self.plan.global_batch_size)
-
-    def _schedule_arguments(self) -> dict[str, Any]:
-        kwargs = dict(self.args.lr_scheduler_kwargs or {})
-        kwargs.pop("on_resume", None)
-        return kwargs
 
 
 def annealing_plan(
@@ -133,12 +142,17 @@ def annealing_plan(
             f"The checkpoint at step {step} lies on the branch of {task.name!r}: anneal trunk/{task.directory} "
             "instead."
         )
-    batch = 0 if from_first_batch else segment.first_batch + step - segment.start_step
+    batch = segment.first_batch + step - segment.start_step
     num_steps = resolve_share("num_anneal_steps", num_anneal_steps, task.num_steps)
     if num_steps < 1:
         raise ValueError(f"num_anneal_steps={num_anneal_steps!r} must be above 0.")
     branch = replace(
-        task, start_step=step - batch, num_steps=batch + num_steps, num_anneal_steps=num_steps, repeats=False
+        task,
+        start_step=step - batch,
+        num_steps=batch + num_steps,
+        num_anneal_steps=num_steps,
+        repeats=False,
+        branch_batch=0 if from_first_batch else None,
     )
     return replace(plan, tasks=(*plan.tasks[: task.index], branch))
 
@@ -151,13 +165,15 @@ def annealing_schedule(plan: StreamPlan, schedule: Schedule, arguments: dict[str
         schedule ([`Schedule`]): Of the run that made the checkpoint.
         arguments (`dict`): Complete arguments of `infinite`: the annealing's type and floor.
         peak (`float`): The learning rate that factors refer to.
+
+    Raises:
+        ValueError: for a floor above the trunk's rate, or one that the annealing's type cannot reach.
     """
     task = plan.tasks[-1]
     assert task.branch_step is not None
     constant = schedule(task.branch_step)
-    floor = arguments["min_lr"] / peak if "min_lr" in arguments else arguments["min_lr_ratio"]
     before = Phase("constant", task.index, task.branch_step, constant, constant, "constant")
-    anneal = Phase("anneal", task.index, task.num_anneal_steps, constant, floor, arguments["anneal_type"])
+    anneal = annealing_phase(task.index, task.num_anneal_steps, constant, arguments, peak=peak, step=task.branch_step)
     return Schedule((before, anneal))
 
 

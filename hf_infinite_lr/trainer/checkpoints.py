@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import json
 import logging
 import os
 import re
@@ -19,12 +17,11 @@ from typing import Any, TypeVar
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from hf_infinite_lr.manifest import manifest_of, seal
+from hf_infinite_lr.files import file_sha256, read_json, write_json
+from hf_infinite_lr.manifest import MANIFEST, STATE, manifest_of, seal
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
-STATE = "continual_state.json"
 STREAM_STATE = "stream_state.json"
 BUFFERS = "replay"
 INCOMING = ".incoming"
@@ -34,34 +31,10 @@ _Answer = TypeVar("_Answer")
 _HERE, _RENAME_EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file as [`write_text`] does."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file so that a reader sees the old content or the new, never half of it."""
-    aside = path.with_name(f".{path.name}.incoming")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
-
-
-def read_json(path: Path) -> Any:
-    """Reads a JSON file; a broken one is a `ValueError` that names it, one that cannot be read an `OSError`."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}.") from error
-
-
 def write_manifest(directory: Path) -> None:
     """Lists every file below a directory with its size in bytes and its SHA-256, and seals the list with its own."""
     files = {
-        str(path.relative_to(directory)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        str(path.relative_to(directory)): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
         for path in sorted(directory.rglob("*"))
         if path.is_file() and path.name != MANIFEST
     }
@@ -90,7 +63,7 @@ def fault_of(directory: Path, *, trust_unchanged: bool = False) -> str | None:
                 return f"{name} has {path.stat().st_size} bytes instead of {expected['bytes']}"
             if trust_unchanged and path.stat().st_mtime_ns <= listed:
                 continue
-            if _sha256(path) != expected["sha256"]:
+            if file_sha256(path) != expected["sha256"]:
                 return f"{name} has other content than its manifest says"
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
@@ -99,11 +72,6 @@ def fault_of(directory: Path, *, trust_unchanged: bool = False) -> str | None:
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} cannot be read"
     return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def asked_of_main(accelerator: Accelerator, question: Callable[[], _Answer]) -> _Answer:
@@ -204,18 +172,60 @@ def put_back_buffers(checkpoint: Path | None, output_dir: Path) -> None:
 def candidates(output_dir: Path) -> list[tuple[int, Path]]:
     """All places from which a run could go on, newest first: (global step, directory).
 
-    `checkpoint-N` directories and the trunk's branch points; whether one is whole is not looked at.
+    `checkpoint-N` directories and the trunk's branch points; whether one is whole is not looked at. What was made
+    after the run went back to an older checkpoint is newer than all from before, whatever its step.
     """
+    return [(step, path) for _, step, _, path in _ranked(output_dir)]
+
+
+def _ranked(output_dir: Path) -> list[tuple[int, int, int, Path]]:
+    """The same with how often the run had gone back, and with 1 for a checkpoint and 0 for a trunk."""
     found = []
     for path in output_dir.glob("checkpoint-*"):
         if path.is_dir() and (match := re.fullmatch(r"checkpoint-(\d+)", path.name)):
-            found.append((int(match.group(1)), 1, path))
+            state = _state_of(path)
+            found.append((_times_back(state), int(match.group(1)), 1, path))
     for path in (output_dir / "trunk").glob("[0-9]*"):
-        try:
-            found.append((int(read_json(path / STATE)["global_step"]), 0, path))
-        except (OSError, ValueError, KeyError, TypeError):
+        state = _state_of(path)
+        if isinstance(state.get("global_step"), int):
+            found.append((_times_back(state), state["global_step"], 0, path))
+        else:
             logger.warning("%s is passed over: its %s cannot be read.", path, STATE)
-    return [(step, path) for step, _, path in sorted(found, reverse=True)]
+    return sorted(found, reverse=True)
+
+
+def _state_of(path: Path) -> dict[str, Any]:
+    try:
+        state = read_json(path / STATE)
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
+def _times_back(state: dict[str, Any]) -> int:
+    number = state.get("times_back", 0)
+    return number if isinstance(number, int) else 0
+
+
+def times_back_from(output_dir: Path, checkpoint: Path) -> int:
+    """How often a run has gone back once it goes on from a checkpoint: once more where there is a newer one."""
+    state = _state_of(checkpoint)
+    own = (_times_back(state), state.get("global_step", 0))
+    newest = max(((back, step) for back, step, _, _ in _ranked(output_dir)), default=own)
+    return newest[0] + 1 if newest > own else own[0]
+
+
+def rotate(output_dir: Path, limit: int | None) -> None:
+    """Removes all but the newest checkpoints; trunks stay.
+
+    Args:
+        output_dir (`Path`): Of the run.
+        limit (`int`, *optional*): How many stay; None or 0 for all.
+    """
+    checkpoints = [path for _, path in candidates(output_dir) if path.parent == output_dir]
+    for path in checkpoints[limit:] if limit else ():
+        logger.info("%s goes (save_total_limit=%d)", path, limit)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def is_used(output_dir: Path) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from accelerate.data_loader import DataLoaderAdapter
 from torch.utils.data import DataLoader
 from transformers import PreTrainedConfig
+from transformers.utils import logging
 
 from hf_infinite_lr.stream.loading import kept_rng
 from hf_infinite_lr.stream.plan import StreamPlan
@@ -19,6 +20,8 @@ from .flow import Stopwatch
 from .host import Host, without_bars
 from .preemption import outlive_sigterm
 from .record import RunRecord
+
+logger = logging.get_logger(__name__)
 
 ScoreModel = Callable[[Any, str, tuple[str, ...], tuple[str, ...]], Mapping[str, Mapping[str, float]]]
 """`(trainer, release, columns, learned) -> {column: {metric: value}}`."""
@@ -42,13 +45,18 @@ class ColumnEvaluation(Host):
     _evaluation_seconds: Stopwatch
 
     def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+        **kwargs: Any,
     ) -> dict[str, float]:
-        """As in `Trainer`, leaving every RNG as it was; without a dataset, the columns that `evaluate_on` names."""
+        """As in the host, leaving every RNG as it was; without a dataset, the columns that `evaluate_on` names."""
         if eval_dataset is None and (self.columns or self.is_in_train):
-            return self._evaluate_columns(self._columns_at(self.state.global_step), ignore_keys, metric_key_prefix)
+            columns = self._columns_at(self.state.global_step)
+            return self._evaluate_columns(columns, ignore_keys, metric_key_prefix, **kwargs)
         with kept_rng(), self._loss_of_data():
-            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix, **kwargs)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """As in `Trainer`, with workers that outlive the first SIGTERM, so that the run can still save."""
@@ -58,12 +66,13 @@ class ColumnEvaluation(Host):
         return loader
 
     def _evaluate_columns(
-        self, columns: tuple[str, ...], ignore_keys: list[str] | None = None, prefix: str = "eval"
+        self, columns: tuple[str, ...], ignore_keys: list[str] | None = None, prefix: str = "eval", **kwargs: Any
     ) -> dict[str, float]:
         metrics: dict[str, float] = {}
         with self._apart_from_training(), self._loss_of_data():
             for column in columns:
-                found = super().evaluate(column, ignore_keys, f"{prefix}_{column}")  # type: ignore[arg-type]  # a name will do
+                data: Any = column  # a name will do
+                found = super().evaluate(data, ignore_keys, f"{prefix}_{column}", **kwargs)
                 self._scores[column] = self._scores_of(column, found, f"{prefix}_{column}_")
                 scores = {f"{prefix}_{column}_{name}": value for name, value in self._scores[column].items()}
                 metrics.update(found | scores)
@@ -129,7 +138,11 @@ class ColumnEvaluation(Host):
 
     def _scores_of(self, column: str, metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
         names = {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
-        scores = {name: value for name, value in names.items() if name not in _NO_SCORES}
+        others = [name for name, value in names.items() if not isinstance(value, (int, float, type(None)))]
+        for name in others:
+            kind = type(names[name]).__name__
+            logger.warning_once(f"{name!r} of {column!r} is a {kind}: only numbers are recorded.")
+        scores = {name: value for name, value in names.items() if name not in (*_NO_SCORES, *others)}
         return {**scores, **(self.score_column(column, scores) if self.score_column else {})}
 
     def _columns_at(self, step: int) -> tuple[str, ...]:

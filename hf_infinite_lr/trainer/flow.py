@@ -39,6 +39,10 @@ class StreamFlow(TrainerCallback):
         self.trainer._end_step(step)
         if step in plan.trunk_points:
             control.should_save = True
+        if plan.ends_pass(step):
+            control.should_log |= args.logging_strategy == "epoch"
+            control.should_evaluate |= args.eval_strategy == "epoch"
+            control.should_save |= args.save_strategy == "epoch"
         if step in plan.ends:
             control.should_log = control.should_evaluate = True
             control.should_save |= args.save_strategy != "no"

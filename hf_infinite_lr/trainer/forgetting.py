@@ -60,7 +60,7 @@ class ForgettingMethods(ClassIncremental):
         self._weights: Weights | None = None
         self._terms: dict[str, torch.Tensor] = {}
         self._num_updates = 0
-        self._pulling = False
+        self._pulling = self._loss_asked = False
         self._handles: list[Any] = []
 
     # ---- When they act -----------------------------------------------------------------------------------------
@@ -101,6 +101,12 @@ class ForgettingMethods(ClassIncremental):
 
     def _end_update(self) -> None:
         """After every update."""
+        adding = [method.name for method in self._methods if type(method).extra_loss is not Method.extra_loss]
+        if adding and not self._loss_asked:
+            raise ValueError(
+                f"methods.{adding[0]} has no effect under {type(self).__name__}.compute_loss, which does not call "
+                "super().compute_loss: put it into a Trainer of its own, behind ContinualMixin."
+            )
         for method in self._methods:
             method.end_update(self._learner(None))
 
@@ -130,6 +136,7 @@ class ForgettingMethods(ClassIncremental):
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The host's loss, and while training what methods add to it."""
+        self._loss_asked = True
         comparing = [method for method in self._methods if method.compares_outputs and model.training]
         if not comparing:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)

@@ -34,7 +34,7 @@ def check_host(trainer_class: type, mixin: type) -> None:
 
     Args:
         trainer_class (`type`): The class that is being constructed.
-        mixin (`type`): The mixin; classes behind it in the resolution order are the host's.
+        mixin (`type`): The mixin; classes behind it in the resolution order are the host's, those before it a user's.
 
     Raises:
         ValueError: naming the class and the method.
@@ -42,13 +42,14 @@ def check_host(trainer_class: type, mixin: type) -> None:
     order = trainer_class.__mro__
     if Trainer not in order:
         raise ValueError(f"{trainer_class.__name__}: ContinualMixin works over transformers.Trainer or a subclass.")
-    for host in order[order.index(mixin) + 1 : order.index(Trainer)]:
-        if host in mixin.__mro__:
+    for each in order[: order.index(Trainer)]:
+        if each in mixin.__mro__:
             continue
         for name in _LEFT_AS_IN_TRAINER:
-            if name in vars(host):
+            if name in vars(each):
+                where = "under" if order.index(each) < order.index(mixin) else "over"
                 raise ValueError(
-                    f"ContinualMixin cannot work over {host.__name__}: it replaces Trainer.{name}, "
+                    f"ContinualMixin cannot work {where} {each.__name__}: it replaces Trainer.{name}, "
                     "through which the stream is served."
                 )
 

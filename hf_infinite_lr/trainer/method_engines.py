@@ -90,7 +90,7 @@ def check_methods_of(args: Any, *, fsdp_version: int | None, zero_stage: int | N
         if name in chosen and (fsdp or zero_stage == 3):
             raise ValueError(
                 f"methods.{name} cannot be used with {'FSDP' if fsdp else 'DeepSpeed ZeRO-3'}, because it keeps a "
-                "whole copy of the weights; use DDP or ZeRO-2."
+                f"whole copy of the weights; use DDP{' or ZeRO-2' if name == 'lwf' else ''}."
             )
     for name in ("slca", "lae", "nearest_class_mean"):
         if name in chosen and (fsdp or zero_stage is not None):

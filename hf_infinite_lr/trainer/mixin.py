@@ -12,9 +12,11 @@ from torch.utils.data import DataLoader
 from transformers.trainer_callback import ProgressCallback, TrainerState
 from transformers.trainer_utils import TrainOutput
 
-from hf_infinite_lr.arguments import resume_arguments
-from hf_infinite_lr.config import OWN_SCHEDULES, arrange, plan_run, run_mode, schedule_name
+from hf_infinite_lr.arguments import OWN_SCHEDULES, curve_arguments, resume_arguments
+from hf_infinite_lr.config import arrange, plan_run, run_mode, schedule_name
+from hf_infinite_lr.files import read_json, write_json
 from hf_infinite_lr.lr_scheduler import ScheduleLR
+from hf_infinite_lr.manifest import MANIFEST, STATE
 from hf_infinite_lr.methods.joint import JOINT
 from hf_infinite_lr.report import write_report
 from hf_infinite_lr.schedules import REWARM_DECAYS
@@ -55,8 +57,8 @@ class ContinualMixin(
 
     The trunk is one Trainer run over the stream. At a task's branch point it is saved to `trunk/`, the remaining steps
     of the task anneal, the annealed model is evaluated and saved to `releases/`, and the next task goes on from the
-    trunk (Singh et al. 2025, section 3). With another schedule than `infinite` there is one curve and no branch, and
-    a release is the model at the task's end.
+    trunk (Singh et al. 2025, section 3). `cosine_rewarm` and `rsqrt_rewarm` re-warm at each task and have no branch: a
+    release is the model at the task's end. Any other schedule is one curve over the whole run.
 
     Args:
         model: As in `Trainer`.
@@ -129,11 +131,10 @@ class ContinualMixin(
         self._resumed_from: Path | None = None
         self.has_begun = False
         self._scores: dict[str, dict[str, float]] = {}
-        self._step_seconds, self._evaluation_seconds = Stopwatch(), Stopwatch()
+        self._start_clocks()
         self._compare_classes(task_classes)
         self._make_methods()
         self._check_given_optimizer()
-        self._pace = Pace(self._step_seconds)
         self._follow_stream()
 
     # ---- What a subclass may say -------------------------------------------------------------------------------
@@ -159,6 +160,10 @@ class ContinualMixin(
         self._check_engine()
         self._check_merging()
 
+    def _start_clocks(self) -> None:
+        self._step_seconds, self._evaluation_seconds = Stopwatch(), Stopwatch()
+        self._pace = Pace(self._step_seconds)
+
     def _new_record(self) -> RunRecord:
         args = self.args
         scored = tuple(self._joined or (task.name for task in self.plan.tasks))
@@ -176,6 +181,9 @@ class ContinualMixin(
                 "data_seed": self._data_seed,
                 "max_steps": args.max_steps,
             },
+            references=self.references,
+            units=self.units,
+            tokens_per_sample=self.tokens_per_sample,
         )
 
     def _follow_stream(self) -> None:
@@ -209,7 +217,7 @@ class ContinualMixin(
                     task_steps=[task.num_steps for task in self.plan.tasks],
                     learning_rate=self.args.learning_rate,
                     warmup_steps=self.args.warmup_steps,
-                    kwargs=self._schedule_arguments(),
+                    kwargs=curve_arguments(self.args.lr_scheduler_kwargs),
                     anneal_budget=self.args.anneal_budget,
                     release=self.args.release,
                 ),
@@ -220,8 +228,8 @@ class ContinualMixin(
 
     @property
     def _on_resume(self) -> str:
-        policy: str = (self.args.lr_scheduler_kwargs or {}).get("on_resume", "continue")
-        return policy
+        policy: str | None = (self.args.lr_scheduler_kwargs or {}).get("on_resume")
+        return policy or "continue"
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Trains the stream, from its start or from a checkpoint.
@@ -244,16 +252,21 @@ class ContinualMixin(
             self.accelerator,
             lambda: find_checkpoint(self._output_dir, resume_from_checkpoint, self.plan, accept_data=changed),
         )
+        if self._resumed_from is None and self.has_begun:
+            raise ValueError(
+                f"{self._output_dir} holds no whole checkpoint, and this trainer's model has been trained already: "
+                "make a new trainer to start from the beginning."
+            )
+        self._start_clocks()
         self.record = self._new_record()
-        self.record.references, self.record.units = self.references, self.units
-        self.record.tokens_per_sample = self.tokens_per_sample
         if self.args.should_save:
             checkpoints.put_back_buffers(self._resumed_from, self._output_dir)
         self.accelerator.wait_for_everyone()
         if self._resumed_from is None:
             return super().train(None, *args, **kwargs)
-        state = checkpoints.read_json(self._resumed_from / checkpoints.STATE)
+        state = read_json(self._resumed_from / STATE)
         self.record.resume_from(state)
+        self.record.times_back = self._times_back(self._resumed_from)
         if self._on_resume != "override":  # the checkpoint's rates are kept
             self.record.settings["embedding_learning_rate"] = state["settings"].get("embedding_learning_rate")
         check_data_settings(state, self.record.settings, self.plan)
@@ -266,9 +279,30 @@ class ContinualMixin(
         if self.schedule is None:
             self._check_one_curve(state)
         last_step = min(self.args.max_steps, self.plan.num_steps) if self.args.max_steps > 0 else self.plan.num_steps
-        if state["global_step"] >= last_step:
-            return self._already_finished(self._resumed_from, state["global_step"])
+        done = self._steps_done(state)
+        if done >= last_step:
+            return self._already_finished(self._resumed_from, done)
         return super().train(str(self._resumed_from), *args, **kwargs)
+
+    def _times_back(self, checkpoint: Path) -> int:
+        return checkpoints.asked_of_main(
+            self.accelerator, lambda: checkpoints.times_back_from(self._output_dir, checkpoint)
+        )
+
+    def _steps_done(self, state: Mapping[str, Any]) -> int:
+        """The checkpoint's steps; of a run that ended without a checkpoint (`save_strategy="no"`) all of them."""
+        own = self._output_dir / STATE
+        last = self._output_dir / "releases" / self.plan.tasks[-1].directory
+
+        def ended() -> bool:
+            if not (own.exists() and (last / MANIFEST).exists()):
+                return False
+            found = read_json(own)
+            tasks = [(task.name, task.fingerprint, task.end_step) for task in self.plan.tasks]
+            same = [(task["name"], task["fingerprint"], task["end_step"]) for task in found["tasks"]] == tasks
+            return bool(found["finished"] and same and found.get("times_back", 0) == self.record.times_back)
+
+        return self.plan.num_steps if checkpoints.asked_of_main(self.accelerator, ended) else state["global_step"]
 
     def _check_one_curve(self, state: Mapping[str, Any]) -> None:
         """Refuses to go on from a checkpoint under a curve, not ours, that was not the checkpoint's."""
@@ -288,15 +322,19 @@ class ContinualMixin(
         checkpoint = checkpoints.asked_of_main(self.accelerator, lambda: newest_whole(self._output_dir, resume))
         if checkpoint is None:
             return
-        stream = accept_changed_tasks(checkpoints.read_json(checkpoint / checkpoints.STATE), self.stream, self.plan)
+        stream = accept_changed_tasks(
+            read_json(checkpoint / STATE), self.stream, self.plan, [method.name for method in self._methods]
+        )
         if stream is not None:
             self._follow(stream)
 
     def _already_finished(self, checkpoint: Path, global_step: int) -> TrainOutput:
         done = f"stopped at max_steps={self.args.max_steps}" if global_step < self.plan.num_steps else "is finished"
         logger.info("%s: the run %s (%d steps) and no task is new.", self._output_dir, done, global_step)
-        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         ended = (self._output_dir / "trainer_state.json").exists()
+        self.state = TrainerState.load_from_json(
+            str((self._output_dir if ended else checkpoint) / "trainer_state.json")
+        )
         if not ended:  # a kill after the last save has left the end undone
             self._write_end()
         last = self._output_dir / "releases" / self.plan.tasks[-1].directory
@@ -317,7 +355,7 @@ class ContinualMixin(
                 logger.warning("%s: %s -> %s", name, getattr(self.state, name), steps)
             setattr(self.state, name, steps)
         if self._resumed_from is not None:
-            stream_state = checkpoints.read_json(self._resumed_from / checkpoints.STREAM_STATE)
+            stream_state = read_json(self._resumed_from / checkpoints.STREAM_STATE)
             self._batches.start_at(self.state.global_step, stream_state)
         return done
 
@@ -376,7 +414,7 @@ class ContinualMixin(
         self._write_record()
         if self.args.should_save and not self._annealing:
             with saving("the report", self._output_dir):
-                checkpoints.write_json(self._output_dir / "trainer_state.json", asdict(self.state))
+                write_json(self._output_dir / "trainer_state.json", asdict(self.state))
                 if self.record.matrices:
                     write_report(self._output_dir)
 

@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 import yaml
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 from transformers.trainer_pt_utils import get_model_param_count
 from transformers.trainer_utils import HubStrategy
 
+from hf_infinite_lr.files import write_json
 from hf_infinite_lr.hub import (
     CARD,
     CARD_FACTS,
@@ -22,10 +21,12 @@ from hf_infinite_lr.hub import (
     PublicationQueue,
     Publisher,
     changed_settings,
+    check_repo_id,
     fetch_trunk,
     is_hub_revision,
     model_facts,
     release_facts,
+    releases_of,
     render_card,
     weights_digest,
     without_paths,
@@ -75,10 +76,7 @@ class Publishing(Host):
             ValueError: for a name that the Hub would refuse, or settings under which nothing would be published.
         """
         self.push_in_progress = None
-        try:
-            validate_repo_id(self._repo_id)
-        except HFValidationError as error:
-            raise ValueError(f"hub_model_id={self._repo_id!r} must be a name on the Hub, as in user/model.") from error
+        check_repo_id(self._repo_id)
         if self.args.release == "none" and self.args.hub_strategy not in _WITH_TRUNKS:
             raise ValueError(
                 f"push_to_hub=True with release='none' and hub_strategy={self.args.hub_strategy.value!r} publishes "
@@ -125,8 +123,7 @@ class Publishing(Host):
         """
         if not self.is_world_process_zero():
             return None
-        releases = self._output_dir / "releases"
-        found = [path.parent.name for path in sorted(releases.glob(f"*/{CARD_FACTS}"))]
+        found = releases_of(self._output_dir, [task.directory for task in self.plan.tasks])
         for name in found[-1:] if self.args.hub_strategy == HubStrategy.END else found:
             self._publish("release", name)
         if self._queue.waiting():
@@ -163,7 +160,9 @@ class Publishing(Host):
 
     def _publish(self, kind: str, name: str) -> None:
         branch = TRUNK_BRANCH if kind == "trunk" else self.args.hub_revision or "main"
-        self._queue.add(kind, name, self._repo_id, branch=branch, private=self.args.hub_private_repo)
+        new = self._queue.publication(kind, name, self._repo_id, branch=branch, private=self.args.hub_private_repo)
+        if not self._queue.has_sent(new):
+            self._queue.add(new)
 
     def _send(self) -> None:
         if self._sender is None:
@@ -193,7 +192,7 @@ class Publishing(Host):
             },
             pictures=sorted(path.name for path in (folder / REPORT_FOLDER).glob("*.png")),
         )
-        checkpoints.write_json(folder / CARD_FACTS, facts)
+        write_json(folder / CARD_FACTS, facts)
         (folder / CARD).write_text(render_card(facts), encoding="utf-8")
 
     def _model_facts(self, folder: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -9,27 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from hf_infinite_lr.config import schedule_name
+from hf_infinite_lr.files import write_json
+from hf_infinite_lr.manifest import STATE
 from hf_infinite_lr.metrics import TaskMatrix
 from hf_infinite_lr.schedules import Schedule
 from hf_infinite_lr.stability import stability_gaps
 from hf_infinite_lr.stream.plan import StreamPlan, TaskPlan
 
-from .checkpoints import write_json
-
 PRIMARY_METRIC = "eval_loss"
-_LOWER_IS_BETTER = (
-    "loss",
-    "perplexity",
-    "bits_per_byte",
-    "error",
-    "wer",
-    "cer",
-    "mse",
-    "rmse",
-    "mae",
-    "nll",
-    "sharpness",
-    "half_width",
+_LOWER_IS_BETTER = re.compile(
+    r"(^|[_/ -])(loss|perplexity|ppl|errors?|entropy|nll|brier|sharpness)([_/ -]|$)"
+    r"|(^|[_/ -])(wer|cer|mer|mse|rmse|mae|fid|ece|bpb|bpc|distance|half_width|bits_per_\w+)$"
 )
 _RECORDED_PACKAGES = ("hf_infinite_lr", "transformers", "accelerate", "datasets", "torch")
 
@@ -37,6 +28,15 @@ _RECORDED_PACKAGES = ("hf_infinite_lr", "transformers", "accelerate", "datasets"
 def metric_key(name: str) -> str:
     """The name under which a metric is kept: `eval_loss` for the loss, others as the evaluation calls them."""
     return PRIMARY_METRIC if name == "loss" else name
+
+
+def higher_is_worse(metric: str) -> bool:
+    """Whether a metric measures a fault, by the words of its name.
+
+    >>> higher_is_worse("word_error_rate"), higher_is_worse("eval_ppl"), higher_is_worse("answer_f1")
+    (True, True, False)
+    """
+    return _LOWER_IS_BETTER.search(metric.lower()) is not None
 
 
 @dataclass
@@ -53,6 +53,8 @@ class RunRecord:
         units (`dict`): Units of metrics by name.
         log_history (`list[dict]`): What Trainer has logged, also before a resume.
         tokens_per_sample (`int`, *optional*): Where samples are blocks of tokens, which are then counted too.
+        annealed_on (`str`, *optional*): Of an annealing after the fact: whose data it took instead of the task's.
+        times_back (`int`): How often the run has gone back to a checkpoint that was not its newest.
     """
 
     plan: StreamPlan
@@ -68,6 +70,8 @@ class RunRecord:
     benchmarks: list[dict[str, Any]] = field(default_factory=list)
     train_seconds: float = 0.0
     evaluation_seconds: float = 0.0
+    times_back: int = 0
+    annealed_on: str | None = None
 
     def set_baseline(self, scores: Mapping[str, Mapping[str, float]]) -> None:
         """Notes the untrained model's scores: column -> metric -> value."""
@@ -102,7 +106,7 @@ class RunRecord:
             tasks=self.scored_tasks,
             columns=self.columns,
             metric=metric,
-            higher_is_better=not metric.endswith(_LOWER_IS_BETTER),
+            higher_is_better=not higher_is_worse(metric),
             baseline=[baseline.get(column) for column in self.columns],
         )
 
@@ -123,6 +127,8 @@ class RunRecord:
             "finished": finished,
             "global_step": global_step,
             "num_steps": self.plan.num_steps,
+            "times_back": self.times_back,
+            "annealed_on": self.annealed_on,
             "schedule": self.schedule,
             "settings": self.settings,
             "tasks": [self._task_state(task, global_step) for task in self.plan.tasks],
@@ -175,26 +181,31 @@ class RunRecord:
             **{kind: {"spent": spent * each, "on_path": on_path * each} for kind, each in sizes.items()},
         }
 
-    def resume_from(self, state: Mapping[str, Any]) -> None:
+    def resume_from(self, state: Mapping[str, Any], ends: int | None = None) -> None:
         """Takes over what a checkpoint's state knows: rows and times up to its step.
 
         Tasks and columns may have grown since; cells of columns that were unknown then stay null.
+
+        Args:
+            state (`Mapping`): `continual_state.json` of the checkpoint.
+            ends (`int`, *optional*): How many tasks' ends count, where not all that it knows.
         """
         self.train_seconds = state["compute"]["train_seconds"]
         self.evaluation_seconds = state["compute"]["evaluation_seconds"]
         self.references = {**state["references"], **self.references}
-        self.benchmarks = list(state.get("benchmarks", ()))
+        counted = {None, *(task["name"] for task in state["tasks"][:ends])}
+        self.benchmarks = [each for each in state.get("benchmarks", ()) if each["task"] in counted]
         for metric, content in state["matrices"].items():
             old = TaskMatrix.from_dict(content)
             matrix = self._empty(metric, dict(zip(old.columns, old.baseline, strict=True)))  # type: ignore[arg-type]
-            for row in old.matrix:
+            for row in old.matrix[:ends]:
                 known = dict(zip(old.columns, row, strict=True))
                 matrix = matrix.with_row({name: known[name] for name in self.columns if name in known})
             self.matrices[metric] = matrix
 
     def write(self, output_dir: Path, global_step: int, *, finished: bool) -> None:
         """Writes `continual_state.json` and one file per task matrix."""
-        write_json(output_dir / "continual_state.json", self.state(global_step, finished=finished))
+        write_json(output_dir / STATE, self.state(global_step, finished=finished))
         for metric, matrix in self.matrices.items():
             name = "task_matrix.json" if metric == PRIMARY_METRIC else f"task_matrix.{metric.replace('/', '-')}.json"
             write_json(output_dir / name, matrix.to_dict())

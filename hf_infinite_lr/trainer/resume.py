@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from transformers.trainer import TRAINER_STATE_NAME
 
+from hf_infinite_lr.files import read_json
+from hf_infinite_lr.manifest import STATE
 from hf_infinite_lr.schedules import Phase, Schedule
 from hf_infinite_lr.stream.plan import StreamPlan, TaskPlan
 
@@ -92,16 +94,15 @@ def read_state(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: if it lacks what resuming needs, or Trainer's own state belongs to another step.
     """
-    state = checkpoints.read_json(path / checkpoints.STATE)
+    state = read_json(path / STATE)
     lacking = [key for key in _NEEDED if not isinstance(state, dict) or key not in state]
     if lacking:
-        raise ValueError(f"{path / checkpoints.STATE} lacks {', '.join(lacking)}.")
-    own = checkpoints.read_json(path / TRAINER_STATE_NAME)
+        raise ValueError(f"{path / STATE} lacks {', '.join(lacking)}.")
+    own = read_json(path / TRAINER_STATE_NAME)
     step = own.get("global_step") if isinstance(own, dict) else None
     if step != state["global_step"]:
         raise ValueError(
-            f"{path}: its {TRAINER_STATE_NAME} is of step {step}, its {checkpoints.STATE} of step "
-            f"{state['global_step']}."
+            f"{path}: its {TRAINER_STATE_NAME} is of step {step}, its {STATE} of step {state['global_step']}."
         )
     return state
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.trainer_utils import rotate_checkpoints
 
 from hf_infinite_lr.config import schedule_name
+from hf_infinite_lr.files import write_json
 from hf_infinite_lr.hub import BASE, CARD
+from hf_infinite_lr.manifest import STATE
 from hf_infinite_lr.methods.head import base_of
 from hf_infinite_lr.schedules import Schedule
 from hf_infinite_lr.stream.loading import StreamBatches
@@ -82,7 +83,7 @@ class TrunkAndBranches(Engines, Publishing):
                 # Without a strategy a save that is no trunk's was asked for by a callback, as after SIGTERM.
                 if self.args.save_strategy != "no" or trunk_task is None:
                     checkpoints.move_into_place(saved, self._output_dir / saved.name)
-                    rotate_checkpoints(str(self._output_dir), self.args.save_total_limit, use_mtime=False)
+                    checkpoints.rotate(self._output_dir, self.args.save_total_limit)
             self.accelerator.wait_for_everyone()
         self._batches.forget_before(step)
         self._write_record()
@@ -111,8 +112,8 @@ class TrunkAndBranches(Engines, Publishing):
     def _complete(self, directory: Path, step: int) -> None:
         finished = step >= self.plan.num_steps
         self.record.log_history = self.state.log_history
-        checkpoints.write_json(directory / checkpoints.STATE, self.record.state(step, finished=finished))
-        checkpoints.write_json(directory / checkpoints.STREAM_STATE, self._batches.state_at(step))
+        write_json(directory / STATE, self.record.state(step, finished=finished))
+        write_json(directory / checkpoints.STREAM_STATE, self._batches.state_at(step))
         self._batches.flush_buffers()
         if self._buffers.exists():
             checkpoints.link_tree(self._buffers, directory / checkpoints.BUFFERS)
@@ -129,7 +130,7 @@ class TrunkAndBranches(Engines, Publishing):
         finally:
             self.args = own
         if own.should_save:
-            checkpoints.write_json(Path(output_dir) / "continual_arguments.json", continual_arguments(own))
+            write_json(Path(output_dir) / "continual_arguments.json", continual_arguments(own))
 
     def _release(self, name: str, task: TaskPlan) -> None:
         """Saves the model as the release of a task, with its benchmarks' scores and its card."""

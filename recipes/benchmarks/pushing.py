@@ -60,7 +60,7 @@ def publication_of(output_dir, number, megabytes):
     facts = json.loads((Path(__file__).parents[2] / "model_cards" / "examples" / "lm.json").read_text())
     (folder / "card.json").write_text(json.dumps({**facts, "directory": folder.name}))
     queue = PublicationQueue(output_dir)
-    queue.add("release", folder.name, "user/model", branch="main", private=None)
+    queue.add(queue.publication("release", folder.name, "user/model", branch="main", private=None))
     return queue
 
 

@@ -30,10 +30,10 @@ from torch import nn
 
 from hf_infinite_lr.evaluation import linear_probe
 from hf_infinite_lr.evaluation.finetuning import finetuned_predictions
-from hf_infinite_lr.objectives.causal_lm import ModelSource
 from hf_infinite_lr.objectives.image_batches import ImageBatches
 from hf_infinite_lr.objectives.image_source import ImageSource
 from hf_infinite_lr.objectives.images import class_names, load_images
+from hf_infinite_lr.objectives.model_source import ModelSource
 from hf_infinite_lr.objectives.vit_model import build_vit, build_vit_config
 
 UPDATES, FEW, EPOCHS, MARGIN = 300, 300, 8, 0.02
