@@ -10,7 +10,15 @@ from typing import Any
 
 from hf_infinite_lr.announcement import format_rate, is_main_process
 from hf_infinite_lr.arguments import RATE_KEYS
-from hf_infinite_lr.schedules import ANNEAL_TYPES_TO_ZERO, Phase, Schedule, check_steps_or_share, resolve_share, rsqrt
+from hf_infinite_lr.schedules import (
+    ANNEAL_TYPES_TO_ZERO,
+    PHASE_ORDER,
+    Phase,
+    Schedule,
+    check_steps_or_share,
+    resolve_share,
+    rsqrt,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -258,18 +266,9 @@ def _begun(schedule: Schedule, position: int) -> int | None:
 
 def _ranks(schedule: Schedule) -> list[tuple[int, int]]:
     """Return a sort key for each phase: its task, and its place in a task's order of phases."""
-    order = {
-        "warmup": 0,
-        "cooldown_to_constant": 1,
-        "constant": 2,
-        "anneal": 3,
-        "cosine_decay": 3,
-        "rsqrt_decay": 3,
-        "linear_end": 4,
-    }
     ranks: list[tuple[int, int]] = []
     for phase in schedule.phases:
-        rank = (phase.task, order[phase.name])
+        rank = (phase.task, PHASE_ORDER[phase.name])
         repeated = bool(ranks) and ranks[-1][0] == phase.task and ranks[-1][1] >= 3
         ranks.append((phase.task, 4) if repeated and phase.name == "constant" else rank)
     return ranks

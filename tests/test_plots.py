@@ -23,8 +23,8 @@ from hf_infinite_lr.plots import (
     write_png,
 )
 from hf_infinite_lr.plots.curve import fitting_labels
-from hf_infinite_lr.plots.palette import PHASES, task_colours
-from hf_infinite_lr.schedules import cosine_rewarm, infinite
+from hf_infinite_lr.plots.palette import PHASE_NAMES, PHASES, task_colours
+from hf_infinite_lr.schedules import PHASE_ORDER, cosine_rewarm, infinite
 
 PEAK = 3e-4
 
@@ -261,3 +261,7 @@ def test_a_curve_without_a_trunk_shows_none():
     curves = [curve_of_schedule(schedule, 1.0, has_trunk=kept) for kept in (True, False)]
     kept, gone = ({line.get_label() for line in draw_learning_rate(curve).axes[0].lines} for curve in curves)
     assert kept - gone == {"trunk waits", "trunk checkpoint"}
+
+
+def test_every_phase_has_its_colour_and_its_name():
+    assert PHASES.keys() == PHASE_NAMES.keys() == PHASE_ORDER.keys()

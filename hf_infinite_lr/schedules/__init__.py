@@ -10,7 +10,7 @@ from hf_infinite_lr.schedules.library import (
     infinite,
     resolve_share,
 )
-from hf_infinite_lr.schedules.phases import REWARM_DECAYS, BranchPoint, Phase, Place, Schedule
+from hf_infinite_lr.schedules.phases import PHASE_ORDER, REWARM_DECAYS, BranchPoint, Phase, Place, Schedule
 from hf_infinite_lr.schedules.reciprocal_sqrt import rsqrt_rewarm
 from hf_infinite_lr.schedules.shapes import DEFAULT_TIMESCALE, SHAPES, rsqrt
 
@@ -19,6 +19,7 @@ __all__ = [
     "ANNEAL_TYPES_TO_ZERO",
     "COOLDOWN_TYPES",
     "DEFAULT_TIMESCALE",
+    "PHASE_ORDER",
     "REWARM_DECAYS",
     "SHAPES",
     "BranchPoint",

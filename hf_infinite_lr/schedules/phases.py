@@ -9,6 +9,17 @@ from typing import Any, NamedTuple
 
 from hf_infinite_lr.schedules.shapes import SHAPES, SHAPES_THAT_ARRIVE
 
+PHASE_ORDER = {
+    "warmup": 0,
+    "cooldown_to_constant": 1,
+    "constant": 2,
+    "anneal": 3,
+    "cosine_decay": 3,
+    "rsqrt_decay": 3,
+    "linear_end": 4,
+}
+"""Every phase that there is, with its place within a task."""
+
 REWARM_DECAYS = ("cosine_decay", "rsqrt_decay", "linear_end")
 """Phases behind a warm-up of the schedules that re-warm, which have no trunk."""
 
@@ -19,7 +30,7 @@ class Phase:
 
     Args:
         name (`str`):
-            `warmup`, `cooldown_to_constant`, `constant`, `anneal`, `cosine_decay`, `rsqrt_decay` or `linear_end`.
+            A key of `PHASE_ORDER`.
         task (`int`):
             Index of the task that the phase belongs to.
         num_steps (`int` or `None`):
@@ -49,6 +60,7 @@ class Phase:
     floor: float | None = None
 
     def __post_init__(self) -> None:
+        assert self.name in PHASE_ORDER, self.name
         assert self.shape in SHAPES, self.shape
         assert self.num_steps is None or self.num_steps > 0, self
         assert self.num_steps is not None or self.shape == "constant", self

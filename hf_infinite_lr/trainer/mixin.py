@@ -19,7 +19,7 @@ from hf_infinite_lr.lr_scheduler import ScheduleLR
 from hf_infinite_lr.manifest import MANIFEST, STATE
 from hf_infinite_lr.methods.joint import JOINT
 from hf_infinite_lr.report import write_report
-from hf_infinite_lr.schedules import REWARM_DECAYS
+from hf_infinite_lr.schedules import PHASE_ORDER
 from hf_infinite_lr.stream.task import Stream
 from hf_infinite_lr.stream.task_classes import TaskClasses
 from hf_infinite_lr.unsupported import refuse_unsupported
@@ -43,7 +43,7 @@ from .trunk import TrunkAndBranches
 
 logger = logging.getLogger(__name__)
 
-PHASES = ("warmup", "cooldown_to_constant", "constant", "anneal", *REWARM_DECAYS)
+PHASES = tuple(PHASE_ORDER)
 """Phase names; their places are the numbers in logs (`phase_index`)."""
 
 _DESCRIBED = 20
