@@ -9,7 +9,7 @@ from transformers import Trainer
 from hf_infinite_lr.config import ContinualArguments, ContinualTrainingArguments
 from hf_infinite_lr.stream import Task
 from hf_infinite_lr.trainer import ContinualMixin, ContinualTrainer
-from hf_infinite_lr.trainer.engines import check_deepspeed
+from hf_infinite_lr.trainer.engine_rules import check_deepspeed
 
 INFINITE = {"num_cooldown_steps": 2, "num_anneal_steps": 2}
 

@@ -26,7 +26,7 @@ from hf_infinite_lr.objectives.vit_model import build_vit, build_vit_config
 from hf_infinite_lr.recipe import load_recipe
 from hf_infinite_lr.stream.task_classes import TaskClasses
 from hf_infinite_lr.trainer import ContinualTrainer
-from hf_infinite_lr.trainer.method_engines import check_engine_of_methods
+from hf_infinite_lr.trainer.engine_rules import check_engine_of_methods
 
 # PEFT 0.21 asks transformers for a name that transformers 5.23 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

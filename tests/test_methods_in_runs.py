@@ -16,7 +16,7 @@ from hf_infinite_lr.config import ContinualTrainingArguments
 from hf_infinite_lr.recipe import load_recipe
 from hf_infinite_lr.stream import Task, mixture
 from hf_infinite_lr.trainer import ContinualTrainer
-from hf_infinite_lr.trainer.method_engines import check_engine_of_methods
+from hf_infinite_lr.trainer.engine_rules import check_engine_of_methods
 
 QUIET = {"evaluate_on": "none", "eval_dataset": {}}
 HARD = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4, "save_total_limit": 1, "save_steps": 3}

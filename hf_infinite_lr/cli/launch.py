@@ -8,9 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_infinite_lr.trainer.engines import check_deepspeed, check_parallelism
-from hf_infinite_lr.trainer.merged import check_engine_of_merging
-from hf_infinite_lr.trainer.method_engines import check_beginning, check_finishing, check_methods_of
+from hf_infinite_lr.trainer.engine_rules import (
+    check_beginning,
+    check_deepspeed,
+    check_engine_of_merging,
+    check_finishing,
+    check_methods_of,
+    check_parallelism,
+)
 
 if TYPE_CHECKING:
     from hf_infinite_lr.recipe import Recipe

@@ -1,11 +1,10 @@
-"""What differs by engine (plain or DDP, DeepSpeed, FSDP): restoring, whole models to release, and what cannot work."""
+"""What differs by engine (plain or DDP, DeepSpeed, FSDP): restoring, and whole models to release."""
 
 from __future__ import annotations
 
 import logging
 import os
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ from accelerate.scheduler import AcceleratedScheduler
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from transformers.integrations.fsdp import get_fsdp_ckpt_kwargs
 
-from hf_infinite_lr.config import schedule_name
-
+from .engine_rules import check_deepspeed, check_parallelism
 from .host import Host
 from .restore import restore_optimizer, restore_weights
 
@@ -187,70 +185,6 @@ class Engines(Host):
                 f"output_dir={str(directory)!r} is not shared by all nodes: process {seen.index(False)} does not see "
                 "what process 0 writes there; name a directory that all of them see."
             )
-
-
-def check_parallelism(kind: str, sizes: Mapping[str, int]) -> None:
-    """Refuses engines under which processes share a batch, and those whose checkpoints are of a kind of their own.
-
-    Args:
-        kind (`str`): As Accelerate's `DistributedType`.
-        sizes (`Mapping[str, int]`): Processes of each dimension (`tp_size`, `cp_size`, `sp_size`) that share a batch.
-
-    Raises:
-        ValueError: naming the setting, its value and the rule.
-    """
-    if kind in (DistributedType.MEGATRON_LM, DistributedType.XLA):
-        raise ValueError(
-            f"distributed_type={DistributedType(kind).value} cannot be used with ContinualTrainer, which rewinds to "
-            "checkpoints of DDP, FSDP and DeepSpeed; use one of those."
-        )
-    for name, size in sizes.items():
-        if size > 1:
-            raise ValueError(
-                f"{name}={size} cannot be used with ContinualTrainer, because tasks and replay are planned for "
-                "processes that have a batch each; use FSDP or DeepSpeed ZeRO for a model that is too large for one "
-                "device."
-            )
-
-
-def check_deepspeed(config: Mapping[str, Any], args: Any) -> None:
-    """Refuses a DeepSpeed configuration that would replace the schedule, or leave nothing to rewind to or to release.
-
-    Args:
-        config (`Mapping`): Under DeepSpeed's own keys.
-        args: `TrainingArguments` of a continual run.
-
-    Raises:
-        ValueError: naming the key and the rule.
-    """
-    if "scheduler" in config:
-        raise ValueError(
-            "deepspeed: the key 'scheduler' of the DeepSpeed configuration would replace "
-            f"lr_scheduler_type={schedule_name(args)!r}; remove it."
-        )
-    if args.rewind == "weights":
-        raise ValueError(
-            "deepspeed: rewind='weights' cannot be used, because the engine keeps the master weights in its optimizer."
-        )
-    zero = config.get("zero_optimization", {})
-    if args.reset_optimizer:
-        _check_reset(config, zero, str(getattr(args.optim, "value", args.optim)))
-    if zero.get("stage") == 3 and zero.get("stage3_gather_16bit_weights_on_model_save") is not True:
-        raise ValueError(
-            "deepspeed: zero_optimization.stage3_gather_16bit_weights_on_model_save must be true (in an Accelerate "
-            "configuration: zero3_save_16bit_model), or ZeRO-3 saves no model that could be released."
-        )
-
-
-def _check_reset(config: Mapping[str, Any], zero: Mapping[str, Any], name: str) -> None:
-    """Under DeepSpeed a state is reset by zeros, which only Adam's moments begin with, and only in memory."""
-    name = str(config.get("optimizer", {}).get("type", name)).lower()
-    if name not in ("adam", "adamw", "adamw_torch", "adamw_torch_fused"):
-        raise ValueError(f"deepspeed: reset_optimizer=True cannot be used with the optimizer {name!r}; use AdamW.")
-    if zero.get("offload_optimizer", {}).get("device") == "nvme":
-        raise ValueError(
-            "deepspeed: reset_optimizer=True cannot be used with offload_optimizer.device='nvme'; use 'cpu' or 'none'."
-        )
 
 
 def _asked(variable: str) -> bool:

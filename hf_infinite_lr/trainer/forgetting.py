@@ -31,7 +31,7 @@ from hf_infinite_lr.stream.order import Sample
 from hf_infinite_lr.stream.plan import StreamPlan, TaskPlan
 
 from .classes import ClassIncremental
-from .method_engines import check_engine_of_methods, zero_stage
+from .engine_rules import check_engine_of_methods, zero_stage
 
 logger = logging.getLogger(__name__)
 

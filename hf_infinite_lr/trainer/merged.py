@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from hf_infinite_lr.stream.plan import StreamPlan, TaskPlan
 
 from . import checkpoints
 from .disk import saving
+from .engine_rules import check_engine_of_merging
 from .host import Host
 from .restore import blend_weights, restore_weights
 
@@ -112,22 +113,3 @@ class MergedReleases(Host):
         if self._merging is None or self._merging.next_start or task is None or self._annealing:
             return
         restore_weights(self._unwrapped(), self._output_dir / "releases" / task.directory)
-
-
-def check_engine_of_merging(merge: Mapping[str, Any] | None, *, fsdp: bool, deepspeed: bool) -> None:
-    """Refuses to merge releases under an engine whose weights are not the model's alone.
-
-    Args:
-        merge (`Mapping`, *optional*): As in [`ContinualArguments`].
-        fsdp (`bool`): Whether it is FSDP.
-        deepspeed (`bool`): Whether it is DeepSpeed.
-
-    Raises:
-        ValueError: naming the method, the engine and what to do instead.
-    """
-    if merge is not None and (fsdp or deepspeed):
-        raise ValueError(
-            f"merge.method={MergeSettings(**merge).method!r} cannot be used with {'FSDP' if fsdp else 'DeepSpeed'}, "
-            "which keeps weights of its own beside the model's; use DDP, or merge the releases afterwards with "
-            "merge_checkpoints."
-        )

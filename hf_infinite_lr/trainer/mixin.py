@@ -29,10 +29,10 @@ from .acceptance import accept_changed_tasks
 from .annealing import AnnealingAfterwards
 from .columns import ColumnEvaluation, ScoreModel, check_evaluation
 from .disk import saving
+from .engine_rules import check_beginning, check_finishing, zero_stage
 from .flow import Stopwatch, StreamFlow, StreamProgress
 from .forgetting import ForgettingMethods, check_methods
 from .host import bounded_length, check_arguments, check_host, continual_arguments, engine_name, one_pass
-from .method_engines import check_beginning, check_finishing, zero_stage
 from .pace import Pace
 from .rates import OwnRates
 from .record import RunRecord, schedule_state
