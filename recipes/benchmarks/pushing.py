@@ -5,27 +5,31 @@
 One process trains and again and again publishes a release in the background, as ContinualTrainer does, to a Hub of the
 tests in a process of its own that reads no faster than it is told and makes way for the training; weights go to its
 large file storage, as on the real one. A publication costs the sending thread a few hundredths of a second whatever
-its size, and its bytes besides, so the size of the release is stated. After each follow as many steps without one as
-fell into it, so that a slow moment of the machine meets both sides of it. The Hub shares the machine's
-cores with the training; where these are few its work is part of what is measured. Each block of steps that publish is
-held against the mean of the two blocks without on both its sides, which a steady drift leaves as it is.
+its size, and its bytes besides, so the size of the release is stated.
 
-Printed are the median over the rounds of the ratio of steps per second, with a 95 % interval of that median; the same
-ratio between the two quiet blocks of each round, whose true value is 1 and whose interval says how fine the
-measurement was; and the share of one core that the sending thread took. The means are of whole blocks, so that a rare
-long stop counts for what it costs.
+The Hub shares the machine's cores with the training, which the real one does not. So in every second block the same
+bytes go to the same Hub from a third process that does nothing else (`sendfile`), and what the training loses then is
+the Hub's own. Each busy block is held against the mean of the two quiet blocks on both its sides, as many steps long,
+which a steady drift leaves as it is. The means are of whole blocks, so that a rare long stop counts for what it costs.
+
+Printed are medians over the rounds with their 95 % intervals, as ratios of steps per second: of publishing against the
+Hub alone (what our pushing costs), of both against the quiet blocks, and between quiet blocks, whose true value is 1
+and whose interval says how fine the measurement was; and the share of one core that the sending thread took.
 """
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import os
+import socket
 import statistics
 import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "tests")]
 
@@ -42,6 +46,23 @@ def serve(bytes_per_second, endpoint, done):
         hub.bytes_per_second, hub.lfs_above = bytes_per_second, 1_000_000
         endpoint.put(hub.endpoint)
         done.wait()
+
+
+def carry(connection, endpoint):
+    """Sends files to the Hub's storage with as little work as can be, in a process of its own that makes way."""
+    os.nice(19)
+    address = urlsplit(endpoint)
+    while (path := connection.recv()) is not None:
+        with open(path, "rb") as file, socket.create_connection((address.hostname, address.port)) as to:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            head = f"PUT /storage/{digest} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: {size}\r\n\r\n"
+            to.sendall(head.encode())
+            to.sendfile(file)
+            answer = to.recv(1 << 16)
+        assert answer.startswith(b"HTTP/1.1 200"), answer
+        connection.send(size)
 
 
 def publication_of(output_dir, number, megabytes):
@@ -73,8 +94,8 @@ def _tell_nobody(_publication, _repo_id):
     """Nothing is printed while it is measured."""
 
 
-def watch_of(rounds, megabytes, folder):
-    """A callback that publishes and counts the steps with and without."""
+def watch_of(rounds, megabytes, folder, carrier):
+    """A callback that publishes, lets the Hub work alone, and does neither, in turns, and times the steps."""
     from transformers import TrainerCallback
 
     from hf_infinite_lr.hub import Publisher, send_queue
@@ -83,10 +104,17 @@ def watch_of(rounds, megabytes, folder):
 
     class Watch(TrainerCallback):
         def __init__(self):
-            self.queues = [publication_of(Path(folder) / f"published-{n}", n + 1, megabytes) for n in range(rounds)]
-            self.thread, self.cpu_seconds, self.wall_seconds = None, 0.0, 0.0
-            self.seconds, self.quiet_steps = [], UNCOUNTED
+            self.queues = [
+                publication_of(Path(folder) / f"published-{n}", n + 1, megabytes) for n in range(2 * rounds)
+            ]
+            self.cpu_seconds, self.wall_seconds = 0.0, 0.0
+            self.busy, self.seconds, self.quiet_steps = None, [], UNCOUNTED
             self.blocks = []
+
+        def publish(self, queue):
+            thread = threading.Thread(target=self.send, args=(queue,), daemon=True)
+            thread.start()
+            return thread.is_alive
 
         def send(self, queue):
             make_way()
@@ -98,36 +126,43 @@ def watch_of(rounds, megabytes, folder):
             self.cpu_seconds += time.thread_time() - cpu
             self.wall_seconds += time.perf_counter() - wall
 
+        def leave_to_the_hub(self, queue):
+            carrier.send(next(queue.output_dir.rglob("*.safetensors")))
+            return lambda: not carrier.poll() or not carrier.recv()
+
         def on_step_begin(self, args, state, control, **kwargs):
             self.since = time.perf_counter()
 
         def on_step_end(self, args, state, control, **kwargs):
             self.seconds.append(time.perf_counter() - self.since)
-            if self.thread is not None and not self.thread.is_alive():
-                self.quiet_steps, self.thread = len(self.seconds), None
+            if self.busy is not None and not self.busy():
+                self.quiet_steps, self.busy = len(self.seconds), None
                 self._close_block()
-            elif self.thread is None and len(self.seconds) >= self.quiet_steps:
+            elif self.busy is None and len(self.seconds) >= self.quiet_steps:
                 self._close_block()
                 control.should_training_stop = not self.queues
                 if self.queues:
-                    self.thread = threading.Thread(target=self.send, args=(self.queues.pop(0),), daemon=True)
-                    self.thread.start()
+                    # A pair of blocks has both, in an order that changes, so that neither is always the first.
+                    number = 2 * rounds - len(self.queues)
+                    first = (number // 2 + number) % 2 == 0
+                    self.blocks.append("publishing" if first else "hub")
+                    self.busy = (self.publish if first else self.leave_to_the_hub)(self.queues.pop(0))
 
         def _close_block(self):
-            """Blocks without publishing and with it follow each other; the first and the last are without."""
+            """Blocks without anything beside and with it follow each other; the first and the last are without."""
             self.blocks.append(statistics.mean(self.seconds))
             self.seconds = []
 
     return Watch()
 
 
-def measure(rounds, megabytes):
+def measure(rounds, megabytes, carrier):
     from hf_infinite_lr import ContinualTrainer, ContinualTrainingArguments
     from hf_infinite_lr.objectives.packing import causal_lm_collator
 
     data, model = data_and_model(2000)
     with tempfile.TemporaryDirectory() as folder:
-        watch = watch_of(rounds, megabytes, folder)
+        watch = watch_of(rounds, megabytes, folder, carrier)
         args = ContinualTrainingArguments(
             **common(str(Path(folder) / "run"), 100_000),
             lr_scheduler_kwargs={"num_cooldown_steps": 0, "constant_lr_ratio": 1, "num_anneal_steps": 0},
@@ -156,16 +191,27 @@ def main():
     from huggingface_hub import constants
 
     constants.ENDPOINT, constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET = endpoint.get(), False, True
-    watch = measure(arguments.rounds, arguments.megabytes)
+    carrier, far_end = spawn.Pipe()
+    spawn.Process(target=carry, args=(far_end, constants.ENDPOINT), daemon=True).start()
+    watch = measure(arguments.rounds, arguments.megabytes, carrier)
+    carrier.send(None)
     done.set()
-    # The first publication opens the client's connection, and the quiet block before it warms up the training.
-    blocks = watch.blocks[2:]
-    before, publishing, after = blocks[:-1:2], blocks[1::2], blocks[2::2]
+    times = [block for block in watch.blocks if not isinstance(block, str)]
+    kinds = [block for block in watch.blocks if isinstance(block, str)]
+    before, busy, after = times[:-1:2], times[1::2], times[2::2]
     quiet = [(one + other) / 2 for one, other in zip(before, after, strict=True)]
+    # The first pair opens the client's connection, and the quiet block before it warms up the training.
+    slower = {
+        kind: [b / q for k, b, q in zip(kinds[2:], busy[2:], quiet[2:], strict=True) if k == kind]
+        for kind in ("publishing", "hub")
+    }
+    ones = [1.0] * len(slower["hub"])
     sizes = f"releases of {arguments.megabytes} MB at {arguments.megabytes_per_second} MB/s"
-    print(f"batches of {BATCH}; {watch.wall_seconds:.1f} s of publishing, {sizes}")
-    print(f"publishing / not publishing, steps per second, {len(quiet)} rounds: {spread(quiet, publishing)}")
-    print(f"not publishing / not publishing: {spread(before, after)}")
+    print(f"batches of {BATCH}; {watch.wall_seconds:.1f} s of publishing, {sizes}; {len(ones)} rounds")
+    print(f"publishing / the Hub alone, steps per second: {spread(slower['hub'], slower['publishing'])}")
+    print(f"publishing / quiet: {spread(ones, slower['publishing'])}")
+    print(f"the Hub alone / quiet: {spread(ones, slower['hub'])}")
+    print(f"quiet / quiet: {spread(before[2:], after[2:])}")
     print(f"the sending thread took {100 * watch.cpu_seconds / watch.wall_seconds:.1f} % of one core while it sent")
 
 
