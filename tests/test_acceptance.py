@@ -106,3 +106,10 @@ def test_a_task_that_a_method_has_yet_to_read_must_be_given(tiny, tmp_path):
     tiny.run(tmp_path, tiny.data("ab"), **settings)
     with pytest.raises(ValueError, match=r"task 'b' must be given until the task after it has begun.*methods\.mas"):
         tiny.trainer(tmp_path, tiny.data("ac"), accept_changed_tasks=True, **settings).train(True)
+
+
+def test_methods_that_read_no_samples_need_no_data_that_is_gone(tiny, tmp_path):
+    settings = {"methods": {"lwf": {}, "l2": {"weight": 0.1}}, **SETTINGS}
+    tiny.run(tmp_path, tiny.data("ab"), **settings)
+    rest = tiny.run(tmp_path, tiny.data("c"), resume=True, accept_changed_tasks=True, **settings)
+    assert rest.state.global_step == 21

@@ -588,6 +588,11 @@ def test_a_strategy_of_epochs_acts_after_each_pass(tiny, tmp_path):
     assert {int(path.name.split("-")[1]) for path in tmp_path.glob("checkpoint-*")} >= set(passes)
 
 
+def test_a_strategy_of_epochs_waits_as_long_as_it_is_told(tiny, tmp_path):
+    run = tiny.run(tmp_path, tiny.data("a"), num_train_epochs=4, eval_strategy="epoch", eval_delay=3)
+    assert sorted({log["step"] for log in run.watch.logs if "eval_a_loss" in log}) == [0, 24, 32]
+
+
 @pytest.mark.parametrize("value", [[0.1, 0.2], "good", {"f1": 0.5}])
 def test_metrics_that_are_no_numbers_are_named_and_left_out(tiny, tmp_path, value, caplog):
     class Scored(ContinualTrainer):

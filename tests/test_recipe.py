@@ -331,5 +331,12 @@ def test_a_key_that_stands_twice_is_refused(tmp_path):
         load_recipe(path)
 
 
-def test_numbers_are_decimal():
-    assert [parse_value(text) for text in ("0100", "1_000", "-5", "0.5")] == [100, 1000, -5, 0.5]
+def test_merge_keys_and_keys_of_two_types_stand_once():
+    text = "{base: &b {lr: 1, x: 2}, tasks: [&a {<<: *b, lr: 3}], last: {<<: *a}, 1: c, '1': d}"
+    assert parse_value(text)["last"] == {"lr": 3, "x": 2}
+    with pytest.raises(ValueError, match="'a' stands twice"):
+        parse_value("{a: 1, a: 2}")
+
+
+def test_numbers_are_those_of_yaml_1_2():
+    assert [parse_value(text) for text in ("0100", "1_000", "-5", "0.5", "0x10")] == [100, 1000, -5, 0.5, 16]

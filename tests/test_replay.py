@@ -190,6 +190,22 @@ def test_samples_of_several_kinds_come_back_as_what_they_were(tmp_path):
     assert [repr(SampleFile(tmp_path / "y.arrow").sample(n)) for n in range(3)] == [repr(list(t)) for t in tensors]
 
 
+@pytest.mark.parametrize(
+    "samples",
+    [
+        [{"tools": [{"name": "a"}]}, {"tools": []}, {"tools": [{"name": "b"}, {"name": "c"}]}],
+        [{"b": [torch.ones(2), torch.zeros(2)]}, {"b": []}],
+        [{"b": [torch.ones(2), torch.tensor(1)]}, {"b": []}],
+        [[{"a": 1}], []],
+        [{"n": [np.int64(1)]}, {"n": [1, 2]}],
+    ],
+)
+def test_lists_may_be_empty_or_of_other_parts_elsewhere(samples, tmp_path):
+    write_samples(tmp_path / "x.arrow", list(range(len(samples))), samples)
+    file = SampleFile(tmp_path / "x.arrow")
+    assert [repr(file.sample(place)) for place in range(len(samples))] == [repr(sample) for sample in samples]
+
+
 def test_images_are_kept_without_loss(tmp_path):
     import io
 

@@ -601,6 +601,36 @@ def test_the_record_shows_the_rates_in_force_after_a_resume(tmp_path, tiny):
     assert constant["start_rate"] == pytest.approx(resumed.watch.rates[constant["start_step"]])
 
 
+@pytest.mark.parametrize("limit", [-1, 0, None])
+def test_a_limit_below_one_is_none(tiny, tmp_path, limit):
+    tiny.run(tmp_path, tiny.data("a"), save_total_limit=limit, **HELD_OUT)
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-6", "checkpoint-8"}
+
+
+def test_a_checkpoint_that_is_named_is_gone_on_from_also_after_the_end(tiny, tmp_path):
+    tiny.run(tmp_path, tiny.data("ab"), **HELD_OUT)
+    again = tiny.run(tmp_path, tiny.data("ab"), resume=str(tmp_path / "checkpoint-12"), **HELD_OUT)
+    assert min(again.watch.rates) == 12
+    kwargs = {"num_cooldown_steps": 2, "num_anneal_steps": 2, "min_lr_ratio": 0.5, "on_resume": "override"}
+    settings = {"save_strategy": "no", **HELD_OUT}
+    tiny.run(tmp_path / "no", tiny.data("ab"), **settings)
+    other = tiny.run(tmp_path / "no", tiny.data("ab"), resume=True, lr_scheduler_kwargs=kwargs, **settings)
+    assert min(other.watch.rates) == 12
+
+
+def test_the_end_of_another_length_is_not_this_runs(tiny, tmp_path):
+    tiny.run(tmp_path, max_steps=4, **HELD_OUT)
+    tiny.run(tmp_path, resume=True, stop_at=13, **HELD_OUT)
+    done = tiny.run(tmp_path, resume=True, max_steps=10, **HELD_OUT)
+    assert done.state.global_step == 12
+
+
+def test_a_start_that_failed_before_it_trained_may_be_tried_again(tiny, tmp_path):
+    trainer = tiny.run(tmp_path, stop_at=0, **HELD_OUT)
+    trainer.watch.stop_at = None
+    assert trainer.train(True).global_step == 21
+
+
 def test_what_is_made_after_going_back_is_newer_than_what_was_abandoned(tiny, tmp_path):
     """With a limit its checkpoints would be the first to go, and the next resume would take the abandoned end."""
     tiny.run(tmp_path, save_total_limit=2, **HELD_OUT)

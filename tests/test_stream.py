@@ -1,6 +1,7 @@
 import json
 import logging
 import sys
+import threading
 from dataclasses import replace
 from fractions import Fraction
 
@@ -445,6 +446,19 @@ def test_streams_that_share_a_source_do_not_move_each_other():
     later = reader(parts()[0])
     later.load_state(state)
     assert done + values(later.take(24, 36)) == whole
+
+
+def test_a_stream_with_what_cannot_be_copied_is_read():
+    lock = threading.Lock()
+
+    def held(row, lock):
+        with lock:
+            return row
+
+    stream = table().map(held, fn_kwargs={"lock": lock})
+    one = reader(stream)
+    assert values(one.take(0, 20)) == values(reader(table()).take(0, 20))
+    assert values(one.anew().take(0, 20)) == values(one.take(0, 20))
 
 
 def test_parts_of_a_mixture_that_share_a_source_do_not_move_each_other():

@@ -48,8 +48,9 @@ def push(argv: Sequence[str]) -> int:
         queue, publisher = PublicationQueue(output_dir), Publisher(output_dir, fault_of)
         names = releases_of(output_dir, [task["directory"] for task in run.tasks])
         found = [] if arguments.hub_model_id is None else _releases(queue, names, arguments.hub_model_id)
-        gone = [each for each in found if not arguments.dry_run and queue.has_sent(each) and publisher.misses(each)]
-        new = [each for each in found if each in gone or not queue.has_sent(each)]
+        known = {each: queue.sent_to(each) for each in found}
+        gone = [each for each, at in known.items() if at and not arguments.dry_run and publisher.misses(each, at)]
+        new = [each for each, at in known.items() if at is None or each in gone]
         if not arguments.dry_run:
             for each in new:
                 queue.add(each)

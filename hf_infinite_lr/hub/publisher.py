@@ -80,10 +80,15 @@ class Publisher:
         self._api.create_tag(repo_id, tag=publication.tag, revision=commit)
         return repo_id, commit
 
-    def misses(self, publication: Publication) -> bool:
-        """Whether the repository lacks what was sent to it; False where it cannot be asked."""
+    def misses(self, publication: Publication, repo_id: str) -> bool:
+        """Whether the repository lacks what was sent to it; False where it cannot be asked.
+
+        Args:
+            publication ([`Publication`]): What was sent.
+            repo_id (`str`): The repository's full name.
+        """
         try:
-            return self._tagged(publication, publication.repo_id) is None
+            return self._tagged(publication, repo_id) is None
         except RepositoryNotFoundError:
             return True
         except (HTTPError, OSError):

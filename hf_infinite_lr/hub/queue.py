@@ -127,7 +127,12 @@ class PublicationQueue:
 
     def has_sent(self, publication: Publication) -> bool:
         """Whether exactly this has gone already."""
-        return asdict(publication) in [sent["publication"] for sent in self.sent()]
+        return self.sent_to(publication) is not None
+
+    def sent_to(self, publication: Publication) -> str | None:
+        """The full name of the repository that has got exactly this; None where it has not gone."""
+        found = [sent["repo_id"] for sent in self.sent() if sent["publication"] == asdict(publication)]
+        return found[-1] if found else None
 
     def waiting(self) -> list[Publication]:
         """What is still to be sent, oldest first."""

@@ -66,6 +66,9 @@ class Method(ABC):
     inputs: ClassVar[Mapping[str, Any]] = {}
     """What the model is called with besides its batch while [`~Method.compares_outputs`]."""
 
+    reads_samples: ClassVar[bool] = False
+    """Whether [`~Method.end_task`] reads samples of the task."""
+
     follows_updates: ClassVar[bool] = False
     """Whether the state changes with every update, so that it comes back where the trunk does."""
 

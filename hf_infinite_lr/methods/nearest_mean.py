@@ -45,6 +45,7 @@ class NearestClassMean(Method):
     """
 
     name: ClassVar[str] = "nearest_class_mean"
+    reads_samples: ClassVar[bool] = True
     on_device: ClassVar[bool] = False
 
     def __init__(self, settings: NearestMeanSettings) -> None:

@@ -83,6 +83,7 @@ class QuadraticPenalty(Method):
     def __init__(self, name: str, settings: FisherSettings | L2Settings) -> None:
         self.name = name  # type: ignore[misc]  # one class under three names
         self.settings = settings
+        self.reads_samples = isinstance(settings, FisherSettings)  # type: ignore[misc]  # not so for l2
         self.reference: dict[str, torch.Tensor] = {}
         self.omega: dict[str, torch.Tensor] = {}
 

@@ -83,6 +83,7 @@ class SlowLearner(Method):
     """
 
     name: ClassVar[str] = "slca"
+    reads_samples: ClassVar[bool] = True
     changes_release: ClassVar[bool] = True
     on_device: ClassVar[bool] = False
 

@@ -20,20 +20,25 @@ class _Loader(yaml.SafeLoader):
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """As in YAML, where a key stands once: the last of two would silently win."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                raise yaml.YAMLError(f"{key.value!r} stands twice, again in line {key.start_mark.line + 1}")
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
+            if (key.tag, key.value) in seen:
+                raise ValueError(f"{key.value!r} stands twice, again in line {key.start_mark.line + 1}")
+            seen.add((key.tag, key.value))
+        return node
 
 
 _Loader.add_implicit_resolver(_BOOL, re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-_Loader.add_implicit_resolver(_INT, re.compile(r"^[-+]?\d[\d_]*$"), list("-+0123456789"))
-_Loader.add_constructor(_INT, lambda _, node: int(str(node.value).replace("_", "")))
+_Loader.add_implicit_resolver(_INT, re.compile(r"^([-+]?\d[\d_]*|0x[0-9a-fA-F]+|0o[0-7]+)$"), list("-+0123456789"))
+_Loader.add_constructor(_INT, lambda _, node: _whole_number(node.value))
 _Loader.add_implicit_resolver(_FLOAT, re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
+
+
+def _whole_number(text: str) -> int:
+    return int(text, 0) if text.startswith(("0x", "0o")) else int(text.replace("_", ""))
 
 
 def parse_value(text: str) -> Any:
@@ -72,7 +77,7 @@ def read_document(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, 
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
     try:
         content = yaml.load(text, _Loader)  # a SafeLoader
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a mapping of keys to values, not a {type(content).__name__}.")

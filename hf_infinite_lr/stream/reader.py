@@ -72,7 +72,8 @@ class StreamReader:
 
     def anew(self) -> StreamReader:
         """A second reader of the same samples, at their start; neither moves the other."""
-        return StreamReader(self.name, copy.deepcopy(self.dataset), self.seed, self.task, self.block_size)
+        dataset = self.dataset if isinstance(self.dataset, IterableDataset) else copy.deepcopy(self.dataset)
+        return StreamReader(self.name, dataset, self.seed, self.task, self.block_size)
 
     def take(self, start: int, count: int) -> list[Any]:
         """The samples at positions `start` to `start + count`, counted from the task's first."""
@@ -171,8 +172,25 @@ class StreamReader:
 
 
 def unshared(dataset: Any) -> Any:
-    """A stream whose position no other moves: those that `skip`, `take` or `filter` make of one stream share its."""
-    return copy.deepcopy(dataset) if isinstance(dataset, IterableDataset) else dataset
+    """A stream whose position no other moves: those that `skip`, `take` or `filter` make of one stream share its.
+
+    Only what has a position is copied: functions and files of the stream may be large, or not to be copied at all.
+    """
+    if not isinstance(dataset, IterableDataset):
+        return dataset
+    own = copy.copy(dataset)
+    own._epoch = copy.deepcopy(dataset._epoch)
+    own._ex_iterable = _unshared(dataset._ex_iterable)
+    return own
+
+
+def _unshared(part: Any) -> Any:
+    own = copy.copy(part)
+    if hasattr(part, "ex_iterable"):
+        own.ex_iterable = _unshared(part.ex_iterable)
+    if hasattr(part, "ex_iterables"):
+        own.ex_iterables = [_unshared(each) for each in part.ex_iterables]
+    return own
 
 
 def iterator_at(dataset: Any, epoch: int, state: dict[str, Any] | None) -> Iterator[Any]:

@@ -29,15 +29,23 @@ def write_samples(path: Path, positions: Sequence[int], samples: Sequence[Any]) 
     """
     bare = not all(isinstance(sample, Mapping) for sample in samples)
     rows = [{_BARE: sample} if bare else dict(sample) for sample in samples]
-    kinds: list[Any] = []  # of each sample in short: as a rule all are of one kind
-    kind_of = []
-    for row in rows:
-        kind = _kind(row)
+    row_kinds = [{column: _kind(value) for column, value in row.items()} for row in rows]
+    # Arrow holds either lists or taken-apart ones in a column.
+    apart = {column for kind in row_kinds for column, of in kind.items() if isinstance(of, list) and of[0] == "parts"}
+    for kind, row in zip(row_kinds, rows, strict=True):
+        for column in apart & row.keys():
+            if isinstance(row[column], (list, tuple)):
+                kind[column] = ["parts", [_kind(part) for part in row[column]]]
+    kinds: list[Any] = []  # as a rule all samples are of one kind
+    for kind in row_kinds:
         if kind not in kinds:
             kinds.append(kind)
-        kind_of.append(kinds.index(kind))
+    kind_of = [kinds.index(kind) for kind in row_kinds]
     columns = dict.fromkeys(column for row in rows for column in row)
-    plain = [{column: _plain(row.get(column)) for column in columns} for row in rows]
+    plain = [
+        {column: _plain(row.get(column), kind.get(column)) for column in columns}
+        for row, kind in zip(rows, row_kinds, strict=True)
+    ]
     table = Dataset.from_list([{**row, _POSITION: at} for row, at in zip(plain, positions, strict=True)]).data.table
     note = json.dumps({"bare": bare, "kinds": kinds, "kind_of": kind_of if len(kinds) > 1 else None}).encode()
     table = table.replace_schema_metadata({**table.schema.metadata, _KINDS: note})
@@ -73,31 +81,34 @@ class SampleFile:
 def _kind(value: Any) -> Any:
     """What a value is made of, as JSON: null for what Arrow itself gives back as it was."""
     if isinstance(value, torch.Tensor):
-        return ["torch", str(value.dtype).removeprefix("torch.")]
+        return ["torch", str(value.dtype).removeprefix("torch."), value.ndim]
     if isinstance(value, (np.ndarray, np.generic)):
-        return ["numpy", str(value.dtype)]
+        return ["numpy", str(value.dtype), value.ndim]
     if isinstance(value, Mapping):
-        return {key: _kind(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)) and any(_is_kept_apart(part) for part in value):
-        return ["list", [_kind(part) for part in value]]
+        parts = {key: _kind(part) for key, part in value.items()}
+        return parts if any(part is not None for part in parts.values()) else None
+    if isinstance(value, (list, tuple)):
+        of = [_kind(part) for part in value]
+        if any(part != of[0] for part in of):
+            return ["parts", of]
+        return ["list", of[0]] if of and of[0] is not None else None
     return None
 
 
-def _is_kept_apart(value: Any) -> bool:
-    return isinstance(value, (torch.Tensor, np.ndarray, np.generic, Mapping, list, tuple)) and _kind(value) is not None
-
-
-def _plain(value: Any) -> Any:
+def _plain(value: Any, kind: Any) -> Any:
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu()
         # numpy has no bfloat16, of which every number is one of float32 too.
         value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
     if isinstance(value, np.ndarray):
         return value if value.ndim else value.item()  # Arrow would make a list of one
-    if isinstance(value, Mapping):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)) and any(_is_kept_apart(part) for part in value):
-        return {str(place): _plain(part) for place, part in enumerate(value)}  # a list would need parts of one kind
+    if isinstance(value, Mapping) and isinstance(kind, Mapping):
+        return {key: _plain(part, kind[key]) for key, part in value.items()}
+    if isinstance(value, (list, tuple)) and kind is not None:
+        name, of = kind
+        if name == "list":
+            return [_plain(part, of) for part in value]
+        return {str(place): _plain(part, of[place]) for place, part in enumerate(value)}
     # The copy of an image has forgotten its file's format, such as JPEG, so that it is stored without loss.
     return value.copy() if type(value).__module__.startswith("PIL.") else value
 
@@ -107,8 +118,10 @@ def _as_it_was(value: Any, kind: Any) -> Any:
         return {key: _as_it_was(value[key], part) for key, part in kind.items()}
     if kind is None:
         return value
-    name, of = kind
+    name, of = kind[:2]
     if name == "list":
+        return [_as_it_was(part, of) for part in value]
+    if name == "parts":
         return [_as_it_was(value[str(place)], part) for place, part in enumerate(of)]
     if name == "torch":
         return torch.from_numpy(np.asarray(value)).to(getattr(torch, of))

@@ -26,7 +26,7 @@ def accept_changed_tasks(
         state (`Mapping[str, Any]`): `continual_state.json` of the checkpoint.
         stream ([`Stream`]): As given now.
         plan ([`StreamPlan`]): Of `stream`.
-        methods (`Sequence[str]`): Names of the run's methods, which read a task's samples when the next one begins.
+        methods (`Sequence[str]`): Names of the run's methods that read a task's samples when the next one begins.
 
     Returns:
         [`Stream`]: with a length for each task; None if nothing that was begun has changed.

@@ -220,10 +220,10 @@ def rotate(output_dir: Path, limit: int | None) -> None:
 
     Args:
         output_dir (`Path`): Of the run.
-        limit (`int`, *optional*): How many stay; None or 0 for all.
+        limit (`int`, *optional*): How many stay; None or below 1 for all.
     """
     checkpoints = [path for _, path in candidates(output_dir) if path.parent == output_dir]
-    for path in checkpoints[limit:] if limit else ():
+    for path in checkpoints[limit:] if limit and limit > 0 else ():
         logger.info("%s goes (save_total_limit=%d)", path, limit)
         shutil.rmtree(path, ignore_errors=True)
 

@@ -41,7 +41,7 @@ class StreamFlow(TrainerCallback):
             control.should_save = True
         if plan.ends_pass(step):
             control.should_log |= args.logging_strategy == "epoch"
-            control.should_evaluate |= args.eval_strategy == "epoch"
+            control.should_evaluate |= args.eval_strategy == "epoch" and args.eval_delay <= (state.epoch or 0)
             control.should_save |= args.save_strategy == "epoch"
         if step in plan.ends:
             control.should_log = control.should_evaluate = True
@@ -50,8 +50,8 @@ class StreamFlow(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        # Trainer's one epoch ends with its last step; a task that ends there was evaluated and saved by that step.
-        if state.global_step in self.trainer.plan.ends:
+        # Trainer's one epoch ends with its last step; a pass or task that ends there was evaluated and saved by that.
+        if state.global_step in self.trainer.plan.ends or self.trainer.plan.ends_pass(state.global_step):
             control.should_evaluate = control.should_save = False
 
     def on_train_end(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from torch.utils.data import DataLoader
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ProgressCallback, TrainerState
 from transformers.trainer_utils import TrainOutput
 
@@ -129,7 +131,7 @@ class ContinualMixin(
         self.tokens_per_sample: int | None = None
         self.record = self._new_record()
         self._resumed_from: Path | None = None
-        self.has_begun = False
+        self.has_begun = self._has_trained = False
         self._scores: dict[str, dict[str, float]] = {}
         self._start_clocks()
         self._compare_classes(task_classes)
@@ -252,7 +254,7 @@ class ContinualMixin(
             self.accelerator,
             lambda: find_checkpoint(self._output_dir, resume_from_checkpoint, self.plan, accept_data=changed),
         )
-        if self._resumed_from is None and self.has_begun:
+        if self._resumed_from is None and self._has_trained and self.model_init is None:
             raise ValueError(
                 f"{self._output_dir} holds no whole checkpoint, and this trainer's model has been trained already: "
                 "make a new trainer to start from the beginning."
@@ -279,7 +281,7 @@ class ContinualMixin(
         if self.schedule is None:
             self._check_one_curve(state)
         last_step = min(self.args.max_steps, self.plan.num_steps) if self.args.max_steps > 0 else self.plan.num_steps
-        done = self._steps_done(state)
+        done = self._steps_done(state) if resume_from_checkpoint is True else state["global_step"]
         if done >= last_step:
             return self._already_finished(self._resumed_from, done)
         return super().train(str(self._resumed_from), *args, **kwargs)
@@ -298,9 +300,9 @@ class ContinualMixin(
             if not (own.exists() and (last / MANIFEST).exists()):
                 return False
             found = read_json(own)
-            tasks = [(task.name, task.fingerprint, task.end_step) for task in self.plan.tasks]
-            same = [(task["name"], task["fingerprint"], task["end_step"]) for task in found["tasks"]] == tasks
-            return bool(found["finished"] and same and found.get("times_back", 0) == self.record.times_back)
+            planned = json.loads(json.dumps(self.record.state(self.plan.num_steps, finished=True)))
+            alike = ("status", "global_step", "num_steps", "times_back", "schedule", "tasks")
+            return all(found.get(key) == planned[key] for key in alike)
 
         return self.plan.num_steps if checkpoints.asked_of_main(self.accelerator, ended) else state["global_step"]
 
@@ -322,19 +324,17 @@ class ContinualMixin(
         checkpoint = checkpoints.asked_of_main(self.accelerator, lambda: newest_whole(self._output_dir, resume))
         if checkpoint is None:
             return
-        stream = accept_changed_tasks(
-            read_json(checkpoint / STATE), self.stream, self.plan, [method.name for method in self._methods]
-        )
+        reading = [method.name for method in self._methods if method.reads_samples]
+        stream = accept_changed_tasks(read_json(checkpoint / STATE), self.stream, self.plan, reading)
         if stream is not None:
             self._follow(stream)
 
     def _already_finished(self, checkpoint: Path, global_step: int) -> TrainOutput:
         done = f"stopped at max_steps={self.args.max_steps}" if global_step < self.plan.num_steps else "is finished"
         logger.info("%s: the run %s (%d steps) and no task is new.", self._output_dir, done, global_step)
-        ended = (self._output_dir / "trainer_state.json").exists()
-        self.state = TrainerState.load_from_json(
-            str((self._output_dir if ended else checkpoint) / "trainer_state.json")
-        )
+        own = self._output_dir / TRAINER_STATE_NAME
+        ended = own.exists() and read_json(own).get("global_step") == global_step
+        self.state = TrainerState.load_from_json(str(own if ended else checkpoint / TRAINER_STATE_NAME))
         if not ended:  # a kill after the last save has left the end undone
             self._write_end()
         last = self._output_dir / "releases" / self.plan.tasks[-1].directory
@@ -398,6 +398,7 @@ class ContinualMixin(
 
     def _end_step(self, step: int) -> None:
         """After the update that made `step` updates: the schedule's position, also when fp16 skipped the update."""
+        self._has_trained = True
         if self.schedule is not None:
             self.lr_scheduler.set_position(step)
         self._end_update()

@@ -19,8 +19,8 @@ from hf_infinite_lr.stream.plan import StreamPlan, TaskPlan
 
 PRIMARY_METRIC = "eval_loss"
 _LOWER_IS_BETTER = re.compile(
-    r"(^|[_/ -])(loss|perplexity|ppl|errors?|entropy|nll|brier|sharpness)([_/ -]|$)"
-    r"|(^|[_/ -])(wer|cer|mer|mse|rmse|mae|fid|ece|bpb|bpc|distance|half_width|bits_per_\w+)$"
+    r"(loss|perplexity|errors?|entropy|mse|mae|nll|sharpness|half_width)([_.:/-]rate)?$"
+    r"|(^|[_/ .:-])(wer|cer|mer|ppl|fid|ece|bpb|bpc|brier|brier_score|distance|bits_per_\w+)$"
 )
 _RECORDED_PACKAGES = ("hf_infinite_lr", "transformers", "accelerate", "datasets", "torch")
 
@@ -31,10 +31,10 @@ def metric_key(name: str) -> str:
 
 
 def higher_is_worse(metric: str) -> bool:
-    """Whether a metric measures a fault, by the words of its name.
+    """Whether a metric measures a fault, by the end of its name.
 
-    >>> higher_is_worse("word_error_rate"), higher_is_worse("eval_ppl"), higher_is_worse("answer_f1")
-    (True, True, False)
+    >>> [higher_is_worse(name) for name in ("word_error_rate", "eval_ppl", "top1error", "answer", "error_recall")]
+    [True, True, True, False, False]
     """
     return _LOWER_IS_BETTER.search(metric.lower()) is not None
 
