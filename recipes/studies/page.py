@@ -5,16 +5,21 @@
 No number on it is typed, and no word of a verdict: a test makes the page again and finds it equal.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from statistics import fmean
 
 import open_end
 import records
-from arms import LABELS, SEARCH_SEED, SECOND, TABLES, grid
+from arms import LABELS, NEW_SEEDS, SEARCH_SEED, SECOND, TABLES, grid
 from claims import AVERAGE, CLAIMS, LEARNED, LOST, QUESTIONS, Comparison
 from results import HERE, MEASURES, STUDIES, Results, measure, read_results
 from verdicts import MARGINS, Difference
 
+_STUDY_TITLES = {"lm": "Language models", "mae": "Masked autoencoders"}
+_DECLARED = " and ".join(
+    f"{batches[-1][0]} to {batches[-1][-1]} of {_STUDY_TITLES[study].lower()}" for study, batches in NEW_SEEDS.items()
+)
 _UNITS = {
     "bits_per_byte": "bits per byte, lower is better",
     "linear_accuracy": "accuracy, higher is better",
@@ -199,53 +204,89 @@ _SHORT = ("infinite", "cosine_rewarm", "cosine_half_peaks", "warmup_stable_decay
 def extract(results: Results) -> Iterator[str]:
     """The primary comparison of every table, as it also stands in the README of the project."""
     names = " | ".join(LABELS[arm] for arm in _SHORT)
-    yield f"| final average | {names} | `infinite` is better than `cosine_rewarm` by |"
-    yield "|---" * (len(_SHORT) + 2) + "|"
-    sentences = []
+    yield f"| final average | {names} | `infinite` is better than `cosine_rewarm` by | on new seeds |"
+    yield "|---" * (len(_SHORT) + 3) + "|"
     for name, table in TABLES.items():
-        difference = results.difference(Comparison((name, "infinite"), (name, "cosine_rewarm")))
+        difference = results.difference(_primary(name))
         if difference is None:
             continue
         runs = [list(results.runs(name, arm).values()) for arm in _SHORT]
         unit = _UNITS[runs[0][0]["metric"]].split(",")[0]
         means = [number(fmean(measure(run, AVERAGE) for run in own)) if own else "" for own in runs]
-        yield f"| {table.title} ({unit}) | {' | '.join(means)} | {interval(difference)} |"
-        sentences.append(
+        confirmed = results.confirmation(name)
+        again = f"{interval(confirmed.again)}, {confirmed.again.word()}" if confirmed else ""
+        yield f"| {table.title} ({unit}) | {' | '.join(means)} | {interval(difference)} | {again} |"
+    yield ""
+
+
+def short_sentences(results: Results) -> Iterator[str]:
+    """The word for the primary comparison of every table, by every outcome."""
+    for name, table in TABLES.items():
+        difference = results.difference(_primary(name))
+        if difference is None:
+            continue
+        yield (
             f"- {table.title}: `infinite` against `cosine_rewarm` is **{difference.word()}** over "
             f"{difference.seeds} seeds."
         )
         for metric in SECOND[table.study]:
-            finer = results.on_second(metric).difference(Comparison((name, "infinite"), (name, "cosine_rewarm")))
+            finer = results.on_second(metric).difference(_primary(name))
             if finer is not None:
-                sentences.append(
+                yield (
                     f"- {table.title}, by the {_UNITS[metric].split(',')[0]}: `infinite` is better by "
                     f"{interval(finer)}, **{finer.word()}**."
                 )
     yield ""
-    yield from sentences
+
+
+def _primary(name: str) -> Comparison:
+    return Comparison((name, "infinite"), (name, "cosine_rewarm"))
 
 
 def new_seed_sentence(results: Results) -> str:
-    """How the primary comparison came out there."""
-    found = [agreement for name in TABLES if (agreement := results.agreement(name)) is not None]
-    ahead = sum(one.again.word() == "ahead" for one in found)
-    agree = sum(one.word() == "agree" for one in found)
+    """How the primary comparison came out on the seeds that were declared for it."""
+    parts, agreements = [], []
+    for study, title in _STUDY_TITLES.items():
+        tables = [name for name, table in TABLES.items() if table.study == study]
+        found = [one for name in tables if (one := results.confirmation(name))]
+        counts = Counter(one.again.word() for one in found)
+        words = ", ".join(f"{word} in {counts[word]}" for word in ("ahead", "inconclusive", "behind") if counts[word])
+        parts.append(f"{words} of {len(found)} tables of {title.lower()}")
+        agreements += [one.word() for one in found]
     return (
-        f"On [new seeds](#new-seeds) `infinite` is ahead in {ahead} of {len(found)} tables of language models, and "
-        f"{agree} of these {len(found)} differences agree with those above."
+        f"On [new seeds](#new-seeds), declared before they ran, `infinite` is {'; '.join(parts)}. Of these "
+        f"{len(agreements)} differences {agreements.count('agree')} agree with those above; one in twenty would "
+        "differ by chance."
     )
 
 
 def new_seed_lines(results: Results) -> Iterator[str]:
     """The primary comparison again, on seeds that no table uses."""
-    yield "| table | on its seeds | on new seeds | the second minus the first | |"
-    yield "|---|---|---|---|---|"
+    yield "| table | seeds | `infinite` is better by | so it is | minus that of the table's seeds | so they |"
+    yield "|---|---|---|---|---|---|"
     for name, table in TABLES.items():
-        found = results.agreement(name)
-        if found is not None:
-            values = " | ".join(f"{interval(one)}, {one.seeds} seeds" for one in (found.first, found.again))
-            yield f"| {table.title} | {values} | {interval(found.change())} | {found.word()} |"
+        yield from _new_seed_rows(results, name, table.title)
+        for metric in SECOND[table.study]:
+            title = f"{table.title}, by the {_UNITS[metric].split(',')[0]}"
+            yield from _new_seed_rows(results.on_second(metric), name, title)
     yield ""
+
+
+def _new_seed_rows(results: Results, name: str, title: str) -> Iterator[str]:
+    batches = results.new_seeds(name)
+    if not batches:
+        return
+    own = range(TABLES[name].seeds)
+    yield _seeds_row(title, own, batches[0][1].first)
+    for seeds, agreement in batches:
+        yield _seeds_row(title, seeds, agreement.again, f"{interval(agreement.change())} | {agreement.word()}")
+    together = [*own, *(seed for seeds, _ in batches for seed in seeds)]
+    yield _seeds_row(title, together, results.primary(name, together))
+
+
+def _seeds_row(title: str, seeds: Sequence[int], found: Difference, change: str = " |") -> str:
+    named = f"{seeds[0]} to {seeds[-1]}" if isinstance(seeds, range) else f"all {len(seeds)}"
+    return f"| {title} | {named} | {interval(found)} | {found.word()} | {change} |"
 
 
 def missing(results: Results) -> Iterator[str]:
@@ -270,11 +311,12 @@ def page(results: Results) -> str:
         "Does the infinite schedule keep what was learned and learn the new as well? Small models, real data from "
         "the disk, paired seeds. `page.py` makes this page of [lm.json](lm.json) and [mae.json](mae.json): nobody "
         "types a number or a verdict. Questions, arms, statistics and rules stood in [protocol.md](protocol.md) "
-        "before the first run.",
+        "before the first reported run; what was changed later stands there under *Amendments*, with the reason.",
         "",
         "## In short",
         "",
         *extract(results),
+        *short_sentences(results),
         *missing(results),
         new_seed_sentence(results),
         "",
@@ -292,11 +334,16 @@ def page(results: Results) -> str:
         "## New seeds",
         "",
         "By how much `infinite` is better than `cosine_rewarm`, on the seeds of the tables and on others, run last. "
-        "*Agree* means that Welch's 95 % interval of the difference between the two contains 0.",
+        f"What seeds {_DECLARED} decide stood in the protocol before they ran. *Agree* means that Welch's 95 % "
+        "interval of the difference from that on the table's own seeds contains 0.",
         "",
         *new_seed_lines(results),
         "```bash",
-        "python recipes/studies/study.py lm --seeds 5 6 7 8 9 --arms infinite cosine_rewarm",
+        *(
+            f"python recipes/studies/study.py {study} --arms infinite cosine_rewarm --seeds "
+            + " ".join(str(seed) for batch in batches for seed in batch)
+            for study, batches in NEW_SEEDS.items()
+        ),
         "```",
         "",
         "## What the papers claim",
@@ -338,9 +385,8 @@ def page(results: Results) -> str:
 
 def figures(results: Results) -> dict[str, str]:
     """The studies that have a picture, with its caption."""
-    titles = {"lm": "Language models", "mae": "Masked autoencoders"}
     caption = "by how much infinite is better than each arm, with 95 % intervals"
-    return {study: f"{titles[study]}: {caption}" for study in STUDIES if results.found[study]["runs"]}
+    return {study: f"{_STUDY_TITLES[study]}: {caption}" for study in STUDIES if results.found[study]["runs"]}
 
 
 def main() -> None:

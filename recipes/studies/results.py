@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 import records
-from arms import TABLES
+from arms import NEW_SEEDS, TABLES
 from claims import AVERAGE, LEARNED, LOST, NOT_TESTABLE, Claim, Comparison
 from verdicts import Agreement, Difference, verdict
 
@@ -55,10 +55,6 @@ class Results:
         """The runs of an arm so far, by seed."""
         return {seed: run for seed, run in self._all(table, arm).items() if seed < TABLES[table].seeds}
 
-    def again(self, table: str, arm: str) -> dict[int, Mapping[str, Any]]:
-        """Its runs on seeds that the table does not use."""
-        return {seed: run for seed, run in self._all(table, arm).items() if seed >= TABLES[table].seeds}
-
     def _all(self, table: str, arm: str) -> dict[int, Mapping[str, Any]]:
         own = self.found[TABLES[table].study]["runs"]
         return {run["seed"]: run for run in own if (run["table"], run["arm"]) == (table, arm)}
@@ -72,11 +68,23 @@ class Results:
         """Over the seeds that both arms have; None for fewer than two."""
         return _paired(self.runs(*comparison.first), self.runs(*comparison.second), comparison.measure)
 
-    def agreement(self, table: str) -> Agreement | None:
-        """Of the primary comparison on new seeds with the one that stands in the table; None where it was not run."""
-        arms = ("infinite", "cosine_rewarm")
-        first, again = (_paired(*(runs(table, arm) for arm in arms), AVERAGE) for runs in (self.runs, self.again))
-        return None if first is None or again is None else Agreement(first, again)
+    def primary(self, table: str, seeds: Sequence[int]) -> Difference | None:
+        """By how much `infinite` ends ahead of `cosine_rewarm` on these seeds; None before all of them are done."""
+        found = [self._all(table, arm) for arm in ("infinite", "cosine_rewarm")]
+        if any(not runs.keys() >= set(seeds) for runs in found):
+            return None
+        return _paired(*({seed: runs[seed] for seed in seeds} for runs in found), AVERAGE)
+
+    def new_seeds(self, table: str) -> list[tuple[Sequence[int], Agreement]]:
+        """Batches of seeds that the table does not use, each with how the primary comparison came out there."""
+        first = self.primary(table, range(TABLES[table].seeds))
+        batches = [(seeds, self.primary(table, seeds)) for seeds in NEW_SEEDS[TABLES[table].study]]
+        return [(seeds, Agreement(first, again)) for seeds, again in batches if first and again]
+
+    def confirmation(self, table: str) -> Agreement | None:
+        """The same on the last of these batches, which was declared before it ran; None before all of it is done."""
+        seeds = NEW_SEEDS[TABLES[table].study][-1]
+        return next((found for batch, found in self.new_seeds(table) if batch == seeds), None)
 
     def on_second(self, metric: str) -> "Results":
         """The same runs by another outcome that their records hold."""
