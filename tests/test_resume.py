@@ -649,6 +649,8 @@ def test_a_run_that_ended_without_a_checkpoint_is_finished(tiny, tmp_path, caplo
         again = tiny.run(tmp_path, resume=True, save_strategy="no", **HELD_OUT)
     assert again.watch.rates == {}
     assert "the run is finished (21 steps) and no task is new" in caplog.text
+    (tmp_path / "trainer_state.json").unlink()  # as after a kill before the end was written
+    assert tiny.run(tmp_path, resume=True, save_strategy="no", **HELD_OUT).watch.rates
     longer = tiny.run(
         tmp_path, tiny.data("abcd", {**tiny.TASK_STEPS, "d": 5}), resume=True, save_strategy="no", **HELD_OUT
     )

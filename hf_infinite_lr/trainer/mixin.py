@@ -297,7 +297,8 @@ class ContinualMixin(
         last = self._output_dir / "releases" / self.plan.tasks[-1].directory
 
         def ended() -> bool:
-            if not (own.exists() and (last / MANIFEST).exists()):
+            # What is written last says that everything else was done, the queue of publications among it.
+            if not (own.exists() and (last / MANIFEST).exists() and self._has_written_end(self.plan.num_steps)):
                 return False
             found = read_json(own)
             planned = json.loads(json.dumps(self.record.state(self.plan.num_steps, finished=True)))
@@ -305,6 +306,10 @@ class ContinualMixin(
             return all(found.get(key) == planned[key] for key in alike)
 
         return self.plan.num_steps if checkpoints.asked_of_main(self.accelerator, ended) else state["global_step"]
+
+    def _has_written_end(self, global_step: int) -> bool:
+        own = self._output_dir / TRAINER_STATE_NAME
+        return own.exists() and read_json(own).get("global_step") == global_step
 
     def _check_one_curve(self, state: Mapping[str, Any]) -> None:
         """Refuses to go on from a checkpoint under a curve, not ours, that was not the checkpoint's."""
@@ -332,13 +337,14 @@ class ContinualMixin(
     def _already_finished(self, checkpoint: Path, global_step: int) -> TrainOutput:
         done = f"stopped at max_steps={self.args.max_steps}" if global_step < self.plan.num_steps else "is finished"
         logger.info("%s: the run %s (%d steps) and no task is new.", self._output_dir, done, global_step)
-        own = self._output_dir / TRAINER_STATE_NAME
-        ended = own.exists() and read_json(own).get("global_step") == global_step
-        self.state = TrainerState.load_from_json(str(own if ended else checkpoint / TRAINER_STATE_NAME))
+        ended = self._has_written_end(global_step)
+        where = self._output_dir if ended else checkpoint
+        self.state = TrainerState.load_from_json(str(where / TRAINER_STATE_NAME))
         if not ended:  # a kill after the last save has left the end undone
             self._write_end()
         last = self._output_dir / "releases" / self.plan.tasks[-1].directory
         self._load_released(last if last.exists() else checkpoint)
+        self._newest_release = last.name if last.exists() else None
         self._finish_current_push()
         return TrainOutput(global_step, 0.0, {})
 
