@@ -140,7 +140,7 @@ class PublicationQueue:
 
     def sent(self) -> list[dict[str, Any]]:
         """What has been sent, oldest first."""
-        return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(self._sent.glob("*.json"))]
+        return [read_json(file) for file in sorted(self._sent.glob("*.json"))]
 
     def done(self, publication: Publication, repo_id: str, commit: str) -> None:
         """Takes a publication out of the queue.
@@ -160,7 +160,7 @@ class PublicationQueue:
         found = []
         for file in sorted(self._waiting.glob("*.json")):
             try:
-                content = json.loads(file.read_text(encoding="utf-8"))
+                content = read_json(file)
             except FileNotFoundError:  # sent in this moment
                 continue
             if content.pop("schema_version", None) != _SCHEMA_VERSION:
@@ -179,7 +179,7 @@ class PublicationQueue:
         file = self.output_dir / FOLDER / "run.json"
         if not file.exists():
             write_json(file, {"run": uuid.uuid4().hex[:12]})
-        run: str = json.loads(file.read_text(encoding="utf-8"))["run"]
+        run: str = read_json(file)["run"]
         return run
 
 

@@ -36,11 +36,10 @@ def write_samples(path: Path, positions: Sequence[int], samples: Sequence[Any]) 
         for column in apart & row.keys():
             if isinstance(row[column], (list, tuple)):
                 kind[column] = ["parts", [_kind(part) for part in row[column]]]
-    kinds: list[Any] = []  # as a rule all samples are of one kind
-    for kind in row_kinds:
-        if kind not in kinds:
-            kinds.append(kind)
-    kind_of = [kinds.index(kind) for kind in row_kinds]
+    # Each kind once: as a rule all samples are of one.
+    codes = [json.dumps(kind) for kind in row_kinds]
+    places = {code: place for place, code in enumerate(dict.fromkeys(codes))}
+    kinds, kind_of = [json.loads(code) for code in places], [places[code] for code in codes]
     columns = dict.fromkeys(column for row in rows for column in row)
     plain = [
         {column: _plain(row.get(column), kind.get(column)) for column in columns}

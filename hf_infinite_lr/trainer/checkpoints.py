@@ -222,8 +222,9 @@ def rotate(output_dir: Path, limit: int | None) -> None:
         output_dir (`Path`): Of the run.
         limit (`int`, *optional*): How many stay; None or below 1 for all.
     """
-    checkpoints = [path for _, path in candidates(output_dir) if path.parent == output_dir]
-    for path in checkpoints[limit:] if limit and limit > 0 else ():
+    if limit is None or limit < 1:
+        return
+    for path in [path for _, path in candidates(output_dir) if path.parent == output_dir][limit:]:
         logger.info("%s goes (save_total_limit=%d)", path, limit)
         shutil.rmtree(path, ignore_errors=True)
 

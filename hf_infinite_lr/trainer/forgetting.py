@@ -101,13 +101,12 @@ class ForgettingMethods(ClassIncremental):
 
     def _end_update(self) -> None:
         """After every update."""
-        adding = [method.name for method in self._methods if type(method).extra_loss is not Method.extra_loss]
-        if adding and not self._loss_asked:
-            raise ValueError(
-                f"methods.{adding[0]} has no effect under {type(self).__name__}.compute_loss, which does not call "
-                "super().compute_loss: put it into a Trainer of its own, behind ContinualMixin."
-            )
         for method in self._methods:
+            if not self._loss_asked and type(method).extra_loss is not Method.extra_loss:
+                raise ValueError(
+                    f"methods.{method.name} has no effect under {type(self).__name__}.compute_loss, which does not "
+                    "call super().compute_loss: put it into a Trainer of its own, behind ContinualMixin."
+                )
             method.end_update(self._learner(None))
 
     @contextmanager

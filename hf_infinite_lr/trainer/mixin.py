@@ -421,7 +421,7 @@ class ContinualMixin(
         self._write_record()
         if self.args.should_save and not self._annealing:
             with saving("the report", self._output_dir):
-                write_json(self._output_dir / "trainer_state.json", asdict(self.state))
+                write_json(self._output_dir / TRAINER_STATE_NAME, asdict(self.state))
                 if self.record.matrices:
                     write_report(self._output_dir)
 
