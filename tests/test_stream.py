@@ -430,11 +430,15 @@ def test_a_second_reader_of_the_same_dataset_begins_at_its_start(kind):
     assert values(reader(dataset).take(0, 100)) == first
 
 
+def _numbered(count):
+    yield from ({"x": number} for number in range(count))
+
+
 def test_streams_that_share_a_source_do_not_move_each_other():
     """`skip`, `take` and `filter` of one stream share its position."""
 
     def parts():
-        base = datasets.Dataset.from_dict({"x": list(range(100))}).to_iterable_dataset()
+        base = datasets.IterableDataset.from_generator(_numbered, gen_kwargs={"count": 100})
         return base.skip(20), base.take(20)
 
     whole = values(reader(parts()[0]).take(0, 60))
@@ -463,7 +467,7 @@ def test_a_stream_with_what_cannot_be_copied_is_read():
 
 def test_parts_of_a_mixture_that_share_a_source_do_not_move_each_other():
     def mixed():
-        base = datasets.Dataset.from_dict({"x": list(range(400))}).to_iterable_dataset()
+        base = datasets.IterableDataset.from_generator(_numbered, gen_kwargs={"count": 400})
         odd, even = base.filter(lambda row: row["x"] % 2), base.filter(lambda row: row["x"] % 2 == 0)
         return mixture([odd, even], [0.5, 0.5])
 
