@@ -11,11 +11,16 @@ forward and backward pass over that ceiling, those that torch's FlopCounterMode 
 which for a language model are those of Chowdhery et al. 2022, appendix B. Bars on CPU: 0.99 of stock Trainer and 0.95
 of the hand-written loop. --record keeps what was measured in throughput.json and in the table of
 recipes/launch/README.md.
+
+On a CPU, glibc may hand freed memory back to the system and fetch it again, page by page, in every step. Whether it
+does so depends on where in the heap small objects happen to lie, which favours the loop that makes fewest of them. So
+all three are told to keep their memory (`KEEP_MEMORY`), but for the row that shows what glibc's defaults do.
 """
 
 import argparse
 import datetime
 import json
+import os
 import platform
 import statistics
 import tempfile
@@ -23,6 +28,9 @@ import time
 from pathlib import Path
 
 from turns import measure, ratio
+
+KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "4000000000", "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
+"""Of glibc, which reads them when a process starts and takes at most 32 MiB for mmap; elsewhere without effect."""
 
 RUNNERS = ("ContinualTrainer", "stock Trainer", "hand-written loop")
 BARS = {"stock Trainer": 0.99, "hand-written loop": 0.95}
@@ -69,6 +77,7 @@ def make(name):
         return language_model(AutoConfig.from_pretrained(HERE.parent / "models/llama-410m.json"), batch=4, block=2048)
     sizes, batch = {
         "mae-small": (SMALL_MAE, 16),
+        "mae-small-default-malloc": (SMALL_MAE, 16),
         "mae-small-128": (SMALL_MAE, 128),
         "mae-vit-b": ({}, 256),
         "mae-vit-l": (VIT_L, 128),
@@ -79,7 +88,8 @@ def make(name):
 MODELS = {
     "lm-small": ("Llama, 4 layers of width 128, 128 tokens", "tokens", "cpu"),
     "mae-small": ("MAE, 6 + 2 layers of width 192, 32 x 32, batches of 16", "images", "cpu"),
-    "mae-small-128": ("the same, batches of 128", "images", "cpu"),
+    "mae-small-default-malloc": ("the same with glibc's defaults, which give memory back", "images", "cpu"),
+    "mae-small-128": ("MAE as above, batches of 128", "images", "cpu"),
     "lm-410m": ("Llama, 410M, 2048 tokens", "tokens", "cuda"),
     "mae-vit-b": ("MAE, ViT-B, 224 x 224", "images", "cuda"),
     "mae-vit-l": ("MAE, ViT-L, 224 x 224", "images", "cuda"),
@@ -209,6 +219,10 @@ def result(name, steps, device):
     import transformers
 
     top = ceiling(device)
+    for variable, value in KEEP_MEMORY.items():
+        os.environ.pop(variable, None)
+        if name != "mae-small-default-malloc":
+            os.environ[variable] = value
     seconds = measure(work, RUNNERS, steps, name, device)
     with torch.device("meta"):
         units = make(name)[2]

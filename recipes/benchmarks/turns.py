@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import queue
 import random
 import statistics
 import time
@@ -78,7 +79,17 @@ def measure(work, runners, steps, *arguments):
     ]
     for process in processes:
         process.start()
-    found = dict(results.get() for _ in processes)
+    found = {}
+    while len(found) < len(runners):
+        try:
+            place, result = results.get(timeout=1)
+        except queue.Empty:
+            if any(process.exitcode for process in processes):
+                for process in processes:
+                    process.terminate()
+                raise SystemExit("one of the processes failed: its error stands above") from None
+        else:
+            found[place] = result
     for process in processes:
         process.join()
     return {runner: found[place] for place, runner in enumerate(runners)}
