@@ -3,7 +3,7 @@
 It answers as the Hub does where the client can tell the difference (status codes, error headers, commit hashes, entity
 tags, oids of unchanged files, metadata that is refused), and can be told to fail. Files above a size that a test sets
 go through the large file storage (batch, upload in one part or several, verification), and come back from it by a
-redirection.
+redirection. While `open` is cleared it reads and answers nothing.
 """
 
 import base64
@@ -112,6 +112,8 @@ class LoopbackHub:
         self.stopping, self.hanging = threading.Event(), threading.Event()
         self.lock = threading.Lock()
         self.bytes_per_second: float | None = None
+        self.open = threading.Event()
+        self.open.set()
         self.lfs_above: int | None = None
         self.part_size = 1 << 30
         self.objects: dict[str, bytes] = {}
@@ -385,6 +387,7 @@ def _handler(hub):
             """Nothing is printed."""
 
         def serve(self):
+            hub.open.wait()
             path = urlsplit(self.path).path
             for call, method, route in _ROUTES:
                 if method == self.command and (match := re.fullmatch(route, path)):
@@ -444,6 +447,7 @@ def _handler(hub):
                 return self.rfile.read(length)
             parts = []
             while length > 0:
+                hub.open.wait()
                 parts.append(self.rfile.read(min(length, 1 << 16)))
                 length -= len(parts[-1])
                 time.sleep(len(parts[-1]) / hub.bytes_per_second)
@@ -466,6 +470,7 @@ def _handler(hub):
             self.connection.close()
 
         def send(self, status, content, **headers):
+            hub.open.wait()
             self.send_response(status)
             for name, value in {"Content-Length": str(len(content)), **headers}.items():
                 self.send_header(name, value)

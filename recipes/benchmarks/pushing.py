@@ -1,20 +1,24 @@
 """Steps per second of a training while it publishes against the same training while it does not, within one run.
 
-    python recipes/benchmarks/pushing.py [--rounds 40] [--megabytes 32] [--megabytes_per_second 8]
+    python recipes/benchmarks/pushing.py [--rounds 24] [--megabytes 32] [--megabytes_per_second 8]
 
 One process trains and again and again publishes a release in the background, as ContinualTrainer does, to a Hub of the
 tests in a process of its own that reads no faster than it is told and makes way for the training; weights go to its
 large file storage, as on the real one. A publication costs the sending thread a few hundredths of a second whatever
 its size, and its bytes besides, so the size of the release is stated.
 
-The Hub shares the machine's cores with the training, which the real one does not. So in every second block the same
-bytes go to the same Hub from a third process that does nothing else (`sendfile`), and what the training loses then is
-the Hub's own. Each busy block is held against the mean of the two quiet blocks on both its sides, as many steps long,
-which a steady drift leaves as it is. The means are of whole blocks, so that a rare long stop counts for what it costs.
+While a release is on its way the Hub opens and closes in turns, for a few steps each. A Hub that is closed reads and
+answers nothing, so the sender sleeps, and the steps of these windows are those of a training that publishes nothing:
+the two are compared within a second or two, whatever the machine does in the minute.
+
+The Hub shares the machine's cores with the training, which the real one does not. So in every round the same bytes
+also go to it from a third process that does nothing else (`sendfile`), and what the training loses then is the Hub's
+own; and in every round nothing is sent at all for as long, which says how fine the measurement is.
 
 Printed are medians over the rounds with their 95 % intervals, as ratios of steps per second: of publishing against the
-Hub alone (what our pushing costs), of both against the quiet blocks, and between quiet blocks, whose true value is 1
-and whose interval says how fine the measurement was; and the share of one core that the sending thread took.
+Hub alone (what our pushing costs), and of the open windows against the closed ones of each of the three, the last of
+which is 1 in truth; and the share of one core that the sending thread took. A release counts as a whole: the seconds
+of all its open windows over those of all its closed ones, so that a rare long stop counts for what it costs.
 """
 
 import argparse
@@ -22,8 +26,8 @@ import hashlib
 import json
 import multiprocessing
 import os
+import random
 import socket
-import statistics
 import sys
 import tempfile
 import threading
@@ -37,14 +41,19 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "tes
 from overhead import BATCH, common, data_and_model  # noqa: E402
 from turns import UNCOUNTED, spread  # noqa: E402
 
+WINDOW = 2
+"""Steps for which the Hub stays open, or closed."""
 
-def serve(bytes_per_second, endpoint, done):
+KINDS = ("publishing", "the Hub alone", "nothing")
+
+
+def serve(bytes_per_second, is_open, endpoint, done):
     """The Hub, in a process of its own that makes way, because its work is somebody else's in truth."""
     from loopback_hub import LoopbackHub
 
     os.nice(19)
     with LoopbackHub() as hub:
-        hub.bytes_per_second, hub.lfs_above = bytes_per_second, 1_000_000
+        hub.bytes_per_second, hub.lfs_above, hub.open = bytes_per_second, 1_000_000, is_open
         endpoint.put(hub.endpoint)
         done.wait()
 
@@ -95,7 +104,7 @@ def _tell_nobody(_publication, _repo_id):
     """Nothing is printed while it is measured."""
 
 
-def watch_of(rounds, megabytes, folder, carrier):
+def watch_of(rounds, megabytes, folder, carrier, is_open):
     """A callback that publishes, lets the Hub work alone, and does neither, in turns, and times the steps."""
     from transformers import TrainerCallback
 
@@ -108,69 +117,85 @@ def watch_of(rounds, megabytes, folder, carrier):
             self.queues = [
                 publication_of(Path(folder) / f"published-{n}", n + 1, megabytes) for n in range(2 * rounds)
             ]
-            self.cpu_seconds, self.wall_seconds = 0.0, 0.0
-            self.busy, self.seconds, self.quiet_steps = None, [], UNCOUNTED
-            self.blocks = []
+            self.ratios = {kind: [] for kind in KINDS}
+            self.cpu_seconds, self.open_seconds, self.steps = 0.0, 0.0, WINDOW
+            self.course = self.follow()
+            next(self.course)
 
-        def publish(self, queue):
-            thread = threading.Thread(target=self.send, args=(queue,), daemon=True)
+        def follow(self):
+            """Takes the seconds of each step, and says with them what happens during the next one."""
+            for _ in range(UNCOUNTED):
+                yield
+            draw = random.Random(0)
+            for kind in (kind for _ in range(rounds) for kind in draw.sample(KINDS, len(KINDS))):
+                is_open.set()
+                is_busy = {"publishing": self.publish, "the Hub alone": self.carry, "nothing": self.rest}[kind]()
+                opened, closed = [], []
+                while is_busy():
+                    is_open.set()
+                    steps = 0
+                    while steps < WINDOW and (steps == 0 or is_busy()):
+                        opened.append((yield))
+                        steps += 1
+                    is_open.clear()
+                    for _ in range(steps):
+                        closed.append((yield))
+                self.ratios[kind].append(sum(closed) / sum(opened))
+                if kind == "publishing":
+                    self.steps = len(opened)
+                    self.open_seconds += sum(opened)
+
+        def on_train_begin(self, args, state, control, **kwargs):
+            self.since = time.perf_counter()
+
+        def on_step_end(self, args, state, control, **kwargs):
+            before, self.since = self.since, time.perf_counter()
+            try:
+                self.course.send(self.since - before)
+            except StopIteration:
+                control.should_training_stop = True
+
+        def publish(self):
+            thread = threading.Thread(target=self.send, args=(self.queues.pop(),), daemon=True)
             thread.start()
             return thread.is_alive
 
         def send(self, queue):
             make_way()
-            wall, cpu = time.perf_counter(), time.thread_time()
+            before = time.thread_time()
             publisher = Publisher(queue.output_dir, partial(fault_of, trust_unchanged=True), token="hf_benchmark")
             with quiet_uploads():
                 left = send_queue(queue, publisher, pause=_never, on_sent=_tell_nobody)
             assert not left, left
-            self.cpu_seconds += time.thread_time() - cpu
-            self.wall_seconds += time.perf_counter() - wall
+            self.cpu_seconds += time.thread_time() - before
 
-        def leave_to_the_hub(self, queue):
-            carrier.send(next(queue.output_dir.rglob("*.safetensors")))
-            return lambda: not carrier.poll() or not carrier.recv()
+        def carry(self):
+            if carrier.poll():
+                carrier.recv()  # that the one before has arrived
+            carrier.send(next(self.queues.pop().output_dir.rglob("*.safetensors")))
+            return lambda: not carrier.poll()
 
-        def on_step_begin(self, args, state, control, **kwargs):
-            self.since = time.perf_counter()
-
-        def on_step_end(self, args, state, control, **kwargs):
-            self.seconds.append(time.perf_counter() - self.since)
-            if self.busy is not None and not self.busy():
-                self.quiet_steps, self.busy = len(self.seconds), None
-                self._close_block()
-            elif self.busy is None and len(self.seconds) >= self.quiet_steps:
-                self._close_block()
-                control.should_training_stop = not self.queues
-                if self.queues:
-                    # A pair of blocks has both, in an order that changes, so that neither is always the first.
-                    number = 2 * rounds - len(self.queues)
-                    first = (number // 2 + number) % 2 == 0
-                    self.blocks.append("publishing" if first else "hub")
-                    self.busy = (self.publish if first else self.leave_to_the_hub)(self.queues.pop(0))
-
-        def _close_block(self):
-            """Blocks without anything beside and with it follow each other; the first and the last are without."""
-            self.blocks.append(statistics.mean(self.seconds))
-            self.seconds = []
+        def rest(self):
+            left = iter(range(self.steps))
+            return lambda: next(left, None) is not None
 
     return Watch()
 
 
-def measure(rounds, megabytes, carrier):
+def measure(rounds, megabytes, carrier, is_open):
     from hf_infinite_lr import ContinualTrainer, ContinualTrainingArguments
     from hf_infinite_lr.objectives.packing import causal_lm_collator
 
     data, model = data_and_model(2000)
     with tempfile.TemporaryDirectory() as folder:
-        watch = watch_of(rounds, megabytes, folder, carrier)
+        watch = watch_of(rounds, megabytes, folder, carrier, is_open)
         args = ContinualTrainingArguments(
-            **common(str(Path(folder) / "run"), 100_000),
+            **common(str(Path(folder) / "run"), 1_000_000),
             lr_scheduler_kwargs={"num_cooldown_steps": 0, "constant_lr_ratio": 1, "num_anneal_steps": 0},
             warmup_steps=0,
             evaluate_on="none",
             release="none",
-            task_steps=[100_000],
+            task_steps=[1_000_000],
         )
         trainer = ContinualTrainer(
             model=model, args=args, train_dataset={"task": data}, data_collator=causal_lm_collator, callbacks=[watch]
@@ -181,39 +206,32 @@ def measure(rounds, megabytes, carrier):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=24)
     parser.add_argument("--megabytes", type=int, default=32, help="of each release")
     parser.add_argument("--megabytes_per_second", type=float, default=8.0)
     arguments = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
-    endpoint, done = spawn.Queue(), spawn.Event()
-    server = spawn.Process(target=serve, args=(arguments.megabytes_per_second * 1e6, endpoint, done), daemon=True)
-    server.start()
+    endpoint, is_open, done = spawn.Queue(), spawn.Event(), spawn.Event()
+    served = (arguments.megabytes_per_second * 1e6, is_open, endpoint, done)
+    spawn.Process(target=serve, args=served, daemon=True).start()
     from huggingface_hub import constants
 
     constants.ENDPOINT, constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET = endpoint.get(), False, True
     carrier, far_end = spawn.Pipe()
     spawn.Process(target=carry, args=(far_end, constants.ENDPOINT), daemon=True).start()
-    watch = measure(arguments.rounds, arguments.megabytes, carrier)
+    watch = measure(arguments.rounds + 1, arguments.megabytes, carrier, is_open)
     carrier.send(None)
     done.set()
-    times = [block for block in watch.blocks if not isinstance(block, str)]
-    kinds = [block for block in watch.blocks if isinstance(block, str)]
-    before, busy, after = times[:-1:2], times[1::2], times[2::2]
-    quiet = [(one + other) / 2 for one, other in zip(before, after, strict=True)]
-    # The first pair opens the client's connection, and the quiet block before it warms up the training.
-    slower = {
-        kind: [b / q for k, b, q in zip(kinds[2:], busy[2:], quiet[2:], strict=True) if k == kind]
-        for kind in ("publishing", "hub")
-    }
-    ones = [1.0] * len(slower["hub"])
-    sizes = f"releases of {arguments.megabytes} MB at {arguments.megabytes_per_second} MB/s"
-    print(f"batches of {BATCH}; {watch.wall_seconds:.1f} s of publishing, {sizes}; {len(ones)} rounds")
-    print(f"publishing / the Hub alone, steps per second: {spread(slower['hub'], slower['publishing'])}")
-    print(f"publishing / quiet: {spread(ones, slower['publishing'])}")
-    print(f"the Hub alone / quiet: {spread(ones, slower['hub'])}")
-    print(f"quiet / quiet: {spread(before[2:], after[2:])}")
-    print(f"the sending thread took {100 * watch.cpu_seconds / watch.wall_seconds:.1f} % of one core while it sent")
+    # The first round opens the client's connection.
+    publishing, alone, nothing = (watch.ratios[kind][1:] for kind in KINDS)
+    ones = [1.0] * arguments.rounds
+    seconds = watch.open_seconds / len(watch.ratios["publishing"])
+    sizes = f"releases of {arguments.megabytes} MB at {arguments.megabytes_per_second} MB/s, {seconds:.1f} s each"
+    print(f"batches of {BATCH}; {arguments.rounds} {sizes}")
+    print(f"publishing / the Hub alone, steps per second: {spread(publishing, alone)}")
+    for kind, ratios in zip(KINDS, (publishing, alone, nothing), strict=True):
+        print(f"open / closed, {kind}: {spread(ratios, ones)}")
+    print(f"the sending thread took {100 * watch.cpu_seconds / watch.open_seconds:.1f} % of one core while it sent")
 
 
 if __name__ == "__main__":
