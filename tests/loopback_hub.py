@@ -104,6 +104,8 @@ class Refused(Exception):  # noqa: N818  # an answer, not an error of the server
 class LoopbackHub:
     """A context manager: serves while it is open, on a port of its own."""
 
+    routes = tuple(_ROUTES)
+
     def __init__(self):
         self.repos: dict[str, Repo] = {}
         self.faults: list[Fault] = []
@@ -389,9 +391,10 @@ def _handler(hub):
         def serve(self):
             hub.open.wait()
             path = urlsplit(self.path).path
-            for call, method, route in _ROUTES:
+            for call, method, route in hub.routes:
                 if method == self.command and (match := re.fullmatch(route, path)):
                     return self.answer(call, {k: unquote(v) for k, v in match.groupdict().items() if v})
+            self.rfile.read(int(self.headers.get("content-length") or 0))
             return self.send(404, b"{}")
 
         do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = serve  # noqa: N815
@@ -456,7 +459,7 @@ def _handler(hub):
         def body(self, raw):
             if self.headers.get("content-type") == "application/x-ndjson":
                 return [json.loads(line) for line in raw.splitlines()]
-            if self.command == "PUT":
+            if self.command == "PUT" or (raw and self.headers.get("content-type") is None):
                 return raw
             return json.loads(raw) if raw else {}
 

@@ -1,11 +1,12 @@
 """Steps per second of a training while it publishes against the same training while it does not, within one run.
 
-    python recipes/benchmarks/pushing.py [--rounds 24] [--megabytes 32] [--megabytes_per_second 8]
+    python recipes/benchmarks/pushing.py [--rounds 24] [--megabytes 32] [--megabytes_per_second 8] [--without_xet]
 
 One process trains and again and again publishes a release in the background, as ContinualTrainer does, to a Hub of the
-tests in a process of its own that reads no faster than it is told and makes way for the training; weights go to its
-large file storage, as on the real one. A publication costs the sending thread a few hundredths of a second whatever
-its size, and its bytes besides, so the size of the release is stated.
+tests in a process of its own that reads no faster than it is told and makes way for the training. Weights go to its
+storage by xet, as on the real one, whose client works beside the interpreter; --without_xet measures the client's
+other way (`HF_HUB_DISABLE_XET`), in which Python sends every byte. A publication costs the sending thread a few
+hundredths of a second whatever its size, and its bytes besides, so the size of the release is stated.
 
 While a release is on its way the Hub opens and closes in turns, for a few steps each. A Hub that is closed reads and
 answers nothing, so the sender sleeps, and the steps of these windows are those of a training that publishes nothing:
@@ -49,10 +50,10 @@ KINDS = ("publishing", "the Hub alone", "nothing")
 
 def serve(bytes_per_second, is_open, endpoint, done):
     """The Hub, in a process of its own that makes way, because its work is somebody else's in truth."""
-    from loopback_hub import LoopbackHub
+    from loopback_xet import XetHub
 
     os.nice(19)
-    with LoopbackHub() as hub:
+    with XetHub() as hub:
         hub.bytes_per_second, hub.lfs_above, hub.open = bytes_per_second, 1_000_000, is_open
         endpoint.put(hub.endpoint)
         done.wait()
@@ -86,7 +87,8 @@ def publication_of(output_dir, number, megabytes):
     folder = output_dir / "releases" / f"{number:02d}-task"
     data_and_model(0)[1].config.save_pretrained(folder)
     # Other weights each time, or the client would find nothing to send.
-    save_file({"weight": torch.full((megabytes * 250_000,), float(number))}, folder / "model.safetensors")
+    weight = torch.randn(megabytes * 250_000, generator=torch.Generator().manual_seed(number))
+    save_file({"weight": weight}, folder / "model.safetensors")
     write_manifest(folder)
     facts = json.loads((Path(__file__).parents[2] / "model_cards" / "examples" / "lm.json").read_text())
     (folder / "card.json").write_text(json.dumps({**facts, "directory": folder.name}))
@@ -209,6 +211,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=24)
     parser.add_argument("--megabytes", type=int, default=32, help="of each release")
     parser.add_argument("--megabytes_per_second", type=float, default=8.0)
+    parser.add_argument("--without_xet", action="store_true")
     arguments = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
     endpoint, is_open, done = spawn.Queue(), spawn.Event(), spawn.Event()
@@ -216,7 +219,8 @@ def main():
     spawn.Process(target=serve, args=served, daemon=True).start()
     from huggingface_hub import constants
 
-    constants.ENDPOINT, constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET = endpoint.get(), False, True
+    constants.ENDPOINT, constants.HF_HUB_OFFLINE = endpoint.get(), False
+    constants.HF_HUB_DISABLE_XET = arguments.without_xet
     carrier, far_end = spawn.Pipe()
     spawn.Process(target=carry, args=(far_end, constants.ENDPOINT), daemon=True).start()
     watch = measure(arguments.rounds + 1, arguments.megabytes, carrier, is_open)
@@ -226,7 +230,10 @@ def main():
     publishing, alone, nothing = (watch.ratios[kind][1:] for kind in KINDS)
     ones = [1.0] * arguments.rounds
     seconds = watch.open_seconds / len(watch.ratios["publishing"])
-    sizes = f"releases of {arguments.megabytes} MB at {arguments.megabytes_per_second} MB/s, {seconds:.1f} s each"
+    way = "without xet" if arguments.without_xet else "by xet"
+    sizes = (
+        f"releases of {arguments.megabytes} MB at {arguments.megabytes_per_second} MB/s {way}, {seconds:.1f} s each"
+    )
     print(f"batches of {BATCH}; {arguments.rounds} {sizes}")
     print(f"publishing / the Hub alone, steps per second: {spread(publishing, alone)}")
     for kind, ratios in zip(KINDS, (publishing, alone, nothing), strict=True):
