@@ -1,22 +1,16 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 from hf_infinite_lr.plain_run import plain_schedule
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "accelerate_loop.py"
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def rates_of(tmp_path, *launcher):

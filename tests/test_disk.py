@@ -152,7 +152,7 @@ def test_the_command_says_one_sentence(tmp_path):
     assert not (tmp_path / "out" / ".incoming").exists()
     enough = train("enough")
     assert enough.returncode == 0, enough.stderr[-3000:]
-    assert json.loads((tmp_path / "out" / "continual_state.json").read_text())["finished"]
+    assert json.loads((tmp_path / "out" / "continual_state.json").read_text())["status"] == "finished"
 
 
 def test_leftovers_of_killed_processes_go(interrupted, tmp_path):

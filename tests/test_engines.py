@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ports import free_port
 
 from hf_infinite_lr.cli.launch import Launch
 from hf_infinite_lr.cli.memory import footprint
@@ -27,12 +27,6 @@ TESTS = Path(__file__).parent
 NEEDS_COMPILER = {"zero1", "zero2", "zero3", "zero2-optimizer"}
 ENGINES = ["ddp", "zero1", "zero2", "zero3", "zero2-optimizer", "fsdp2", "fsdp2-full"]
 COMMON = {"noise": False, "dropout": 0.0, "save_steps": 5, "anneal_budget": "extra", "replay_fraction": 0.25}
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def start(*words, **environment):

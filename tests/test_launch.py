@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
+from ports import free_port
 
 from hf_infinite_lr.cli.launch import check_launch, read_launch
 from hf_infinite_lr.recipe import load_recipe
@@ -43,12 +43,6 @@ logging_steps: 1
 report_to: none
 output_dir: DATA/out
 """
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def environment(**more):

@@ -121,7 +121,7 @@ def test_the_command_exits_with_143_and_goes_on(tmp_path, monkeypatch):
         assert main(["train", "--config", "recipe.yaml"]) == 143
     assert (tmp_path / "out" / "checkpoint-3").is_dir()
     assert main(["train", "--config", "recipe.yaml"]) == 0
-    assert json.loads((tmp_path / "out" / "continual_state.json").read_text())["finished"]
+    assert json.loads((tmp_path / "out" / "continual_state.json").read_text())["status"] == "finished"
 
 
 SCRIPT = """

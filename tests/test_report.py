@@ -66,7 +66,6 @@ STATE = {
     "evaluate_also": ["general"],
     "global_step": 300,
     "num_steps": 300,
-    "finished": True,
     "status": "finished",
     "compute": {"train_seconds": 61.25, "evaluation_seconds": 4.0, "train_steps_per_second": 4.9},
     "units": {"eval_loss": "nats per token", "bits_per_byte": "bits per byte"},
@@ -203,7 +202,6 @@ def test_a_foreign_schedule_is_drawn_as_it_was_logged(run):
 def test_a_run_under_way_is_reported_with_what_is_there(run):
     state = STATE | {
         "status": "running",
-        "finished": False,
         "global_step": 150,
         "tasks": [task(0), task(1, False), task(2, False)],
     }

@@ -374,7 +374,7 @@ def test_a_kill_after_the_last_save_leaves_nothing_undone(tiny, tmp_path):
     assert not (tmp_path / "trainer_state.json").exists()
     again = tiny.run(tmp_path, tiny.data("ab"), resume=True)
     assert again.watch.rates == {}
-    assert json.loads((tmp_path / "continual_state.json").read_text())["finished"]
+    assert json.loads((tmp_path / "continual_state.json").read_text())["status"] == "finished"
     assert json.loads((tmp_path / "trainer_state.json").read_text())["global_step"] == 14
 
 

@@ -3,12 +3,12 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 from hf_infinite_lr.stream import Task
 
@@ -32,12 +32,6 @@ seen["losses"] = [entry["loss"] for entry in done.state.log_history if "loss" in
 open(f"{out}.{done.args.process_index}.json", "w").write(json.dumps(seen))
 leave_process_group(wait=True)
 """
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def launch(out, resume="fresh", processes=2, **settings):

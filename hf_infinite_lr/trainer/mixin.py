@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
@@ -14,11 +13,11 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ProgressCallback, TrainerState
 from transformers.trainer_utils import TrainOutput
 
-from hf_infinite_lr.arguments import OWN_SCHEDULES, curve_arguments, resume_arguments
+from hf_infinite_lr.arguments import curve_arguments, resume_arguments
 from hf_infinite_lr.config import arrange, plan_run, run_mode, schedule_name
 from hf_infinite_lr.files import read_json, write_json
 from hf_infinite_lr.lr_scheduler import ScheduleLR
-from hf_infinite_lr.manifest import MANIFEST, STATE
+from hf_infinite_lr.manifest import STATE
 from hf_infinite_lr.methods.joint import JOINT
 from hf_infinite_lr.report import write_report
 from hf_infinite_lr.schedules import PHASE_ORDER
@@ -38,7 +37,16 @@ from .host import bounded_length, check_arguments, check_host, continual_argumen
 from .pace import Pace
 from .rates import OwnRates
 from .record import RunRecord, schedule_state
-from .resume import check_data_settings, check_engine, check_trunk, find_checkpoint, newest_whole
+from .resume import (
+    check_curve,
+    check_data_settings,
+    check_engine,
+    check_trunk,
+    find_checkpoint,
+    has_ended,
+    has_written_end,
+    newest_whole,
+)
 from .serving import ServedStream
 from .task_end import TaskEnds
 from .trunk import TrunkAndBranches
@@ -279,9 +287,11 @@ class ContinualMixin(
         )
         self._check_merged(state["global_step"])
         if self.schedule is None:
-            self._check_one_curve(state)
+            check_curve(state, schedule_name(self.args), self.plan.num_steps)
         last_step = min(self.args.max_steps, self.plan.num_steps) if self.args.max_steps > 0 else self.plan.num_steps
-        done = self._steps_done(state) if resume_from_checkpoint is True else state["global_step"]
+        done = state["global_step"]
+        if resume_from_checkpoint is True and self._has_ended():
+            done = self.plan.num_steps
         if done >= last_step:
             return self._already_finished(self._resumed_from, done)
         return super().train(str(self._resumed_from), *args, **kwargs)
@@ -291,39 +301,9 @@ class ContinualMixin(
             self.accelerator, lambda: checkpoints.times_back_from(self._output_dir, checkpoint)
         )
 
-    def _steps_done(self, state: Mapping[str, Any]) -> int:
-        """The checkpoint's steps; of a run that ended without a checkpoint (`save_strategy="no"`) all of them."""
-        own = self._output_dir / STATE
-        last = self._output_dir / "releases" / self.plan.tasks[-1].directory
-
-        def ended() -> bool:
-            # What is written last says that everything else was done, the queue of publications among it.
-            if not (own.exists() and (last / MANIFEST).exists() and self._has_written_end(self.plan.num_steps)):
-                return False
-            found = read_json(own)
-            planned = json.loads(json.dumps(self.record.state(self.plan.num_steps, finished=True)))
-            alike = ("status", "global_step", "num_steps", "times_back", "schedule", "tasks")
-            return all(found.get(key) == planned[key] for key in alike)
-
-        return self.plan.num_steps if checkpoints.asked_of_main(self.accelerator, ended) else state["global_step"]
-
-    def _has_written_end(self, global_step: int) -> bool:
-        own = self._output_dir / TRAINER_STATE_NAME
-        return own.exists() and read_json(own).get("global_step") == global_step
-
-    def _check_one_curve(self, state: Mapping[str, Any]) -> None:
-        """Refuses to go on from a checkpoint under a curve, not ours, that was not the checkpoint's."""
-        name, then = schedule_name(self.args), state["schedule"]["name"]
-        if then != name:
-            raise ValueError(
-                f"lr_scheduler_type={name!r} is one curve over the whole run and cannot go on from a checkpoint of "
-                f"{then!r}; only {', '.join(OWN_SCHEDULES)} can take over."
-            )
-        if state["num_steps"] != self.plan.num_steps:
-            raise ValueError(
-                f"lr_scheduler_type={name!r} is one curve over the whole run: its past would change with the run's "
-                f"length ({state['num_steps']} -> {self.plan.num_steps} steps)."
-            )
+    def _has_ended(self) -> bool:
+        end = self.record.state(self.plan.num_steps, finished=True)
+        return checkpoints.asked_of_main(self.accelerator, lambda: has_ended(self._output_dir, self.plan, end))
 
     def _accept_changed_tasks(self, resume: str | bool | None) -> None:
         checkpoint = checkpoints.asked_of_main(self.accelerator, lambda: newest_whole(self._output_dir, resume))
@@ -337,7 +317,7 @@ class ContinualMixin(
     def _already_finished(self, checkpoint: Path, global_step: int) -> TrainOutput:
         done = f"stopped at max_steps={self.args.max_steps}" if global_step < self.plan.num_steps else "is finished"
         logger.info("%s: the run %s (%d steps) and no task is new.", self._output_dir, done, global_step)
-        ended = self._has_written_end(global_step)
+        ended = has_written_end(self._output_dir, global_step)
         where = self._output_dir if ended else checkpoint
         self.state = TrainerState.load_from_json(str(where / TRAINER_STATE_NAME))
         if not ended:  # a kill after the last save has left the end undone

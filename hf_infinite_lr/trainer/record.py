@@ -124,7 +124,6 @@ class RunRecord:
             "schema_version": 1,
             "versions": {package: version(package) for package in _RECORDED_PACKAGES},
             "status": "finished" if finished else "running",
-            "finished": finished,
             "global_step": global_step,
             "num_steps": self.plan.num_steps,
             "times_back": self.times_back,

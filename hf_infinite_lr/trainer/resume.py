@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,8 +11,9 @@ from typing import Any, NamedTuple
 
 from transformers.trainer import TRAINER_STATE_NAME
 
+from hf_infinite_lr.arguments import OWN_SCHEDULES
 from hf_infinite_lr.files import read_json
-from hf_infinite_lr.manifest import STATE
+from hf_infinite_lr.manifest import MANIFEST, STATE
 from hf_infinite_lr.schedules import Phase, Schedule
 from hf_infinite_lr.stream.plan import StreamPlan, TaskPlan
 
@@ -22,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 _REPLAY = ("replay_fraction", "replay_budget", "replay_buffer_size", "replay_class_column")
 _NEEDED = ("global_step", "num_steps", "settings", "tasks", "matrices", "compute", "references")
+_END = ("status", "global_step", "num_steps", "times_back", "schedule", "tasks")
 _PAST_OF_A_TASK = ("start_step", "branch_step", "end_step", "next_start_step")
 
 
@@ -221,6 +224,43 @@ def check_trunk(output_dir: Path, plan: StreamPlan, step: int) -> None:
                 f"{str(trunk)!r}, the trunk to which the run must go back after the branch of {task.name!r}, cannot "
                 f"be used: {fault}."
             )
+
+
+def check_curve(state: Mapping[str, Any], name: str, num_steps: int) -> None:
+    """Refuses to go on from a checkpoint under a curve, not ours, that was not the checkpoint's."""
+    then = state["schedule"]["name"]
+    if then != name:
+        raise ValueError(
+            f"lr_scheduler_type={name!r} is one curve over the whole run and cannot go on from a checkpoint of "
+            f"{then!r}; only {', '.join(OWN_SCHEDULES)} can take over."
+        )
+    if state["num_steps"] != num_steps:
+        raise ValueError(
+            f"lr_scheduler_type={name!r} is one curve over the whole run: its past would change with the run's "
+            f"length ({state['num_steps']} -> {num_steps} steps)."
+        )
+
+
+def has_ended(output_dir: Path, plan: StreamPlan, end: Mapping[str, Any]) -> bool:
+    """Whether a run of that plan has done all its work, with or without a checkpoint (`save_strategy="no"`).
+
+    Args:
+        output_dir (`Path`): Of the run.
+        plan ([`StreamPlan`]): What is to be trained now.
+        end (`Mapping[str, Any]`): `continual_state.json` as this run would leave it.
+    """
+    own, last = output_dir / STATE, output_dir / "releases" / plan.tasks[-1].directory
+    # What is written last says that everything else was done, the queue of publications among it.
+    if not (own.exists() and (last / MANIFEST).exists() and has_written_end(output_dir, plan.num_steps)):
+        return False
+    found, planned = read_json(own), json.loads(json.dumps({key: end[key] for key in _END}))
+    return all(found.get(key) == planned[key] for key in _END)
+
+
+def has_written_end(output_dir: Path, step: int) -> bool:
+    """Whether a run has written what it writes last, at that step."""
+    own = output_dir / TRAINER_STATE_NAME
+    return own.exists() and read_json(own).get("global_step") == step
 
 
 def same_past(old: Schedule, new: Schedule, step: int) -> bool:

@@ -5,6 +5,7 @@
 No number on it is typed, and no word of a verdict: a test makes the page again and finds it equal.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from statistics import fmean
 
@@ -80,16 +81,19 @@ def search_lines(comparison: Comparison) -> Iterator[str]:
             yield f"| `{arm}` | {scores} | {chosen:g}{edge} |"
 
 
-def verdicts() -> Iterator[str]:
+def verdicts() -> str:
     """The verdicts as they also stand in the README of the project, on the learners after the last task."""
-    runs = whole_runs(LEARNERS)
+    learners, preserving = whole_runs(LEARNERS), whole_runs(PRESERVING)
+    by_verdict = defaultdict(list)
     for claim in LEARNERS.claims:
         if claim.measure == "final_average":
-            yield f"`{claim.first}` above `{claim.second}`: {claim.verdict(runs)}"
-    runs = whole_runs(PRESERVING)
+            by_verdict[claim.verdict(learners)].append(f"`{claim.first}` above `{claim.second}`")
     for claim in PRESERVING.claims:
         if claim.second == "finetuning":
-            yield f"`{claim.first}` {claim.text}: {claim.verdict(runs)}"
+            by_verdict[claim.verdict(preserving)].append(f"`{claim.first}` {claim.text}")
+    open_ones = len(by_verdict.pop("inconclusive", ()))
+    settled = [f"{verdict}: {', '.join(claims)}" for verdict, claims in by_verdict.items()]
+    return "; ".join([*settled, f"inconclusive: the other {open_ones} of the main claims"])
 
 
 def cost_lines() -> Iterator[str]:
