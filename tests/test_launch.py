@@ -18,6 +18,7 @@ from accelerate.utils import DistributedType
 from ports import free_port
 
 from hf_infinite_lr.cli.launch import check_launch, read_launch
+from hf_infinite_lr.cli.train import refuse
 from hf_infinite_lr.recipe import load_recipe
 
 LAUNCH = Path(__file__).parent.parent / "recipes" / "launch"
@@ -167,9 +168,36 @@ def test_deepspeed_starts_on_the_cpu_too(name, recipe, tmp_path, tmp_path_factor
     fitting = ("--num_processes", "1", "--offload_optimizer_device", "none")
     words = command(name, recipe, tmp_path / "out", *fitting, train=ON_CPU)
     launched(words)
+    assert settings(tmp_path / "out")["engine"] == name.removesuffix("-offload")
     assert (tmp_path / "out" / "releases" / "02-two" / "model.safetensors").exists()
     again = launched([*words, "--resume_from_checkpoint", "true"]) if name == "deepspeed-zero3" else None
     assert again is None or "is finished" in again.stderr
+
+
+SHARDED = """
+import sys
+import conftest as tiny
+from hf_infinite_lr.cli.run import leave_process_group
+from two_ranks import OnCpu
+
+tiny.run(sys.argv[1], tiny.data("ab"), cls=OnCpu, per_device_train_batch_size=tiny.BATCH // 2, save_strategy="no")
+leave_process_group(wait=True)
+"""
+
+
+@pytest.mark.slow
+def test_the_file_of_fsdp_shards_what_its_words_say(tmp_path):
+    """By a script, because Accelerate would not let the package's own command run it on the CPU."""
+    script = tmp_path / "sharded.py"
+    script.write_text(SHARDED)
+    search = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    words = ["launch", "--config_file", LAUNCH / "fsdp2.yaml", "--num_processes", "2", script, tmp_path / "out"]
+    words = [sys.executable, "-m", "accelerate.commands.accelerate_cli", *words]
+    launched([str(word) for word in words], PYTHONPATH=search)
+    assert settings(tmp_path / "out")["engine"] == "fsdp"
+    trunk = tmp_path / "out" / "trunk" / "01-a"
+    assert list(trunk.rglob("*.distcp")), "each process writes its own shard"
+    assert (tmp_path / "out" / "releases" / "02-b" / "model.safetensors").exists(), "and a release is whole"
 
 
 @pytest.mark.slow
@@ -261,6 +289,32 @@ def test_the_job_asks_for_another_turn_where_it_was_taken_away(
     process.communicate(timeout=30)
     assert process.returncode == ends_with
     assert requeued(tmp_path) == [job["SLURM_JOB_ID"]] * is_requeued
+
+
+def test_the_job_passes_words_on_as_they_are(tmp_path):
+    kwargs = "{num_anneal_steps: 0.1, min_lr: $HOME}"
+    job = {**slurm(tmp_path, srun='printf "%s\\n" "$@"\n'), "RECIPE": "a recipe.yaml"}
+    words = ["bash", LAUNCH / "multi-node.sbatch", "--lr_scheduler_kwargs", kwargs]
+    said = launched([str(word) for word in words], **job).stdout.splitlines()
+    assert said[-2:] == ["--lr_scheduler_kwargs", kwargs]
+    assert "a recipe.yaml" in said
+    alone = subprocess.run(
+        [str(word) for word in words], env=environment(**job, LAUNCH=str(LAUNCH / "cpu.yaml")), capture_output=True
+    )
+    assert alone.returncode == 1
+    assert b"each would train alone" in alone.stderr
+
+
+def test_a_process_that_fails_alone_says_so(monkeypatch, capsys):
+    waited = []
+    monkeypatch.setattr("hf_infinite_lr.cli.train.time.sleep", waited.append)
+    monkeypatch.setenv("RANK", "0")
+    assert refuse("train", ValueError("no such file")) == 1
+    assert (capsys.readouterr().err, waited) == ("hf-infinite-lr train: no such file\n", [])
+    monkeypatch.setenv("RANK", "3")
+    assert refuse("train", ValueError("no such file")) == 1
+    assert capsys.readouterr().err == "hf-infinite-lr train, process 3: no such file\n"
+    assert waited, "the launcher ends it first where all fail alike"
 
 
 @pytest.mark.slow

@@ -15,66 +15,24 @@ from hf_infinite_lr.cli.memory import footprint
 pytestmark = pytest.mark.slow
 
 RUN = """
-import json, sys
+import json, os, sys
 import conftest as tiny
 from hf_infinite_lr.cli.run import leave_process_group
+from two_ranks import FSDP2, OnCpu
 
 out, settings = sys.argv[1], json.loads(sys.argv[2])
-done = tiny.run(out, tiny.data("ab"), noise=False, dropout=0.0, **settings)
+if settings.pop("fsdp2", False):
+    os.environ.update(FSDP2, FSDP_STATE_DICT_TYPE="SHARDED_STATE_DICT")
+    settings["cls"] = OnCpu
+settings |= {"noise": False, "dropout": 0.0, "save_steps": 10}
+tiny.run(out, tiny.data("ab"), stop_at=11, **settings)
+done = tiny.run(out, tiny.data("ab"), resume=True, **settings)
 logged = [entry for entry in done.state.log_history if "loss" in entry]
 keys = ("loss", "mas_penalty", "fisher_penalty", "lwf_loss")
 seen = {key: [entry[key] for entry in logged if key in entry] for key in keys}
 seen["bytes"] = sum(part.nbytes for method in done._methods for part in method.state().values())
 open(f"{out}.{done.args.process_index}.json", "w").write(json.dumps(seen))
 leave_process_group(wait=True)
-"""
-
-FSDP = """
-import json, sys
-import torch
-import torch.distributed as dist
-import conftest as tiny
-from torch.distributed.fsdp import fully_shard
-from hf_infinite_lr.methods import FullyShardedWeights, Learner, Samples, Weights, read_methods, QuadraticPenalty
-
-dist.init_process_group("gloo")
-settings = read_methods(json.loads(sys.argv[2]))
-
-def learn(model, weights, optimizer):
-    batches = [{"input_ids": torch.arange(8 * n, 8 * n + 8)[None] % 32} for n in range(3)]
-    batches = [{**batch, "labels": batch["input_ids"]} for batch in batches]
-    samples = lambda count: Samples([batches[place] for place in weights.share(3)], 3)
-    penalties = [QuadraticPenalty(name, given) for name, given in settings.items()]
-    values = []
-    for step in range(4):
-        if step in (0, 2):
-            for penalty in penalties:
-                penalty.end_task(Learner(model, weights, optimizer, samples, None))
-        model.eval()
-        model(**batches[step % 3])["loss"].backward()
-        for name, weight in weights.parameters.items():
-            for penalty in penalties:
-                weights.local(weight.grad).add_(penalty.pull(name, weights.local(weight)))
-        optimizer.step()
-        optimizer.zero_grad()
-        value = sum(penalty.value(weights) for penalty in penalties)
-        if weights.sharded:
-            dist.all_reduce(value)
-        values.append(value.item())
-    return values, penalties
-
-plain = tiny.model()
-sharded = tiny.model()
-for part in (*sharded.model.layers, sharded):
-    fully_shard(part)
-one, kept = learn(plain, Weights(plain), torch.optim.SGD(plain.parameters(), 0.5))
-two, parts = learn(sharded, FullyShardedWeights(sharded), torch.optim.SGD(sharded.parameters(), 0.5))
-sizes = [[part.numel() for penalty in both for part in penalty.reference.values()] for both in (kept, parts)]
-apart = max((a - b.full_tensor()).abs().max().item() for a, b in zip(plain.parameters(), sharded.parameters()))
-found = {"one": one, "two": two, "apart": apart, "kept": sum(sizes[0]), "parts": sum(sizes[1])}
-open(f"{sys.argv[1]}.{dist.get_rank()}.json", "w").write(json.dumps(found))
-dist.barrier()
-dist.destroy_process_group()
 """
 
 
@@ -117,14 +75,15 @@ def deepspeed(folder, stage):
         (1, {"mas": {"num_samples": 5, "weight": 3.0}, "lwf": {"weight": 2.0}}),
         (2, {"mas": {"num_samples": 5, "weight": 3.0}, "lwf": {"weight": 2.0}}),
         (3, {"mas": {"num_samples": 5, "weight": 3.0}, "fisher": {"num_samples": 5, "weight": 50.0}}),
+        ("fsdp2", {"mas": {"num_samples": 5, "weight": 3.0}, "fisher": {"num_samples": 5, "weight": 50.0}}),
     ],
-    ids=["DDP", "ZeRO-1", "ZeRO-2", "ZeRO-3"],
+    ids=["DDP", "ZeRO-1", "ZeRO-2", "ZeRO-3", "FSDP2"],
 )
-def test_two_processes_are_one(tmp_path, tiny, operators, engine, methods):
-    settings = {"methods": methods, "evaluate_on": "none", "save_steps": 100, "learning_rate": 1e-3}
+def test_two_processes_are_one_also_when_they_are_killed_and_resumed(tmp_path, tiny, operators, engine, methods):
+    settings = {"methods": methods, "evaluate_on": "none", "learning_rate": 1e-3}
     one = tiny.run(tmp_path / "one", tiny.data("ab"), noise=False, dropout=0.0, **settings)
-    more = {}
-    if engine != "ddp":
+    more = {"fsdp2": True} if engine == "fsdp2" else {}
+    if engine in (1, 2, 3):
         pytest.importorskip("deepspeed")
         if shutil.which("c++") is None:
             pytest.skip("DeepSpeed builds its operators with a C++ compiler")
@@ -136,19 +95,10 @@ def test_two_processes_are_one(tmp_path, tiny, operators, engine, methods):
         values = [entry[key] for entry in logged if key in entry]
         assert two[0][key] == pytest.approx(values, rel=1e-3, abs=1e-7), key
     assert len(two[0]["mas_penalty"]) == 6
-    name, given = ("DDP", {}) if engine == "ddp" else (f"ZeRO-{engine}", {"zero_optimization": {"stage": engine}})
+    name = {"ddp": "DDP", "fsdp2": "FSDP"}.get(engine, f"ZeRO-{engine}")
+    given = {"zero_optimization": {"stage": engine}} if engine in (1, 2, 3) else {}
     counted = footprint(tiny.model().to("meta"), one.args, Launch(name, 2, deepspeed=given))
     assert [part["bytes"] for part in two] == [counted.methods] * 2
     for release in ("01-a", "02-b"):
         first, second = (tiny.weights(tmp_path / run / "releases" / release) for run in ("one", "two"))
         assert all((first[key] - second[key]).abs().max() < 1e-5 for key in first)
-
-
-def test_fully_sharded_weights_are_whole_ones(tmp_path):
-    """torch's own `fully_shard` on the methods themselves; Trainer's FSDP needs a GPU."""
-    methods = {"mas": {"weight": 0.3}, "fisher": {"weight": 5.0}, "l2": {"weight": 0.1}}
-    for found in launch(tmp_path / "fsdp", FSDP, methods):
-        assert found["two"] == pytest.approx(found["one"], rel=1e-4, abs=1e-9)
-        assert found["one"][1] > 0
-        assert found["apart"] < 1e-5
-        assert 0.4 < found["parts"] / found["kept"] < 0.6

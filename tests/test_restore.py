@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, TrainerCallback
 
-from hf_infinite_lr.trainer import checkpoints
+from hf_infinite_lr.trainer import checkpoints, engines
 from hf_infinite_lr.trainer.restore import restore_weights
 
 SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -70,9 +70,15 @@ def test_a_rewind_reads_the_trunk_once(tiny, tmp_path, monkeypatch):
     hashed, of_file = [], checkpoints.file_sha256
     monkeypatch.setattr(checkpoints, "file_sha256", lambda path: hashed.append(path) or of_file(path))
     restored = []
-    monkeypatch.setattr("hf_infinite_lr.trainer.engines.restore_weights", lambda *words: restored.append(words))
+
+    def counted(name):
+        restore = getattr(engines, name)
+        monkeypatch.setattr(engines, name, lambda *words: restored.append(name) or restore(*words))
+
+    counted("restore_weights")
+    counted("restore_optimizer")
     tiny.run(tmp_path, tiny.data("ab"), **SETTINGS)
-    assert len(restored) == 1
+    assert restored == ["restore_weights", "restore_optimizer"]
     assert hashed
     assert len(hashed) == len(set(hashed)), "each file when it was saved, and none again"
 

@@ -401,13 +401,36 @@ def test_a_run_that_stops_early_and_keeps_its_start(small_recipe, capsys):
             [],
             r"tp_size=2 cannot be used with ContinualTrainer",
         ),
+        (
+            "{distributed_type: FSDP, num_processes: 4, parallelism_config: {parallelism_config_dp_shard_size: 3}}",
+            [],
+            r"num_processes=4 must be dp_replicate_size=1 times dp_shard_size=3",
+        ),
+        ('{distributed_type: "NO", num_processes: 2}', [], r"distributed_type=NO with num_processes=2 starts one"),
+        ("{deepspeed_config_file: ZERO}", [], r"gradient_accumulation_steps=1, but the recipe makes it 2; set it to"),
+        ("{deepspeed_config_file: PLAIN}", [], r"lacks zero_optimization, without which Accelerate refuses it"),
+        ("{deepspeed_config_file: UNCLIPPED}", [], r"without the key 'gradient_clipping' nothing clips"),
+        (
+            "{zero_stage: 3, zero3_save_16bit_model: true}",
+            ["--methods", "{attention_preserving: {}}"],
+            r"methods\.attention_preserving cannot be used with DeepSpeed ZeRO-3",
+        ),
         ("[]", [], r"is no Accelerate configuration"),
     ],
 )
 def test_what_of_launch_file_and_recipe_does_not_fit_is_refused(
     content, more, sentence, small_recipe, capsys, tmp_path
 ):
-    files = {"FILE": {"scheduler": {}}, "BATCH": {"train_batch_size": 64}, "BF16": {"bf16": {"enabled": True}}}
+    zero = {"zero_optimization": {"stage": 2}}
+    whole = {**zero, "gradient_accumulation_steps": "auto", "gradient_clipping": "auto"}
+    files = {
+        "FILE": {**zero, "scheduler": {}},
+        "BATCH": {**whole, "train_batch_size": 64},
+        "BF16": {**whole, "bf16": {"enabled": True}},
+        "ZERO": {**zero, "gradient_clipping": "auto"},
+        "PLAIN": {},
+        "UNCLIPPED": zero,
+    }
     if "distributed_type" not in content and content != "[]":
         content = f"{{distributed_type: DEEPSPEED, num_processes: 2, deepspeed_config: {content}}}"
     for name, config in files.items():
@@ -417,6 +440,29 @@ def test_what_of_launch_file_and_recipe_does_not_fit_is_refused(
     launch.write_text(content)
     assert show(["--config", str(small_recipe), "--launch", str(launch), *more]) == 1
     assert re.search(sentence, capsys.readouterr().err)
+
+
+def test_precision_and_batch_are_those_of_the_machine_that_trains(small_recipe, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    words = ["--config", str(small_recipe), "--launch", str(LAUNCH_FILES / "ddp.yaml"), "--bf16", "true"]
+    assert show(words) == 0, capsys.readouterr().err
+    assert "a step         64 samples" in capsys.readouterr().out, "4 x 2 accumulated x 8 processes"
+    assert show([*words[:2], *words[4:]]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--save_total_limit", "2"], "at most 3 x "),
+        (["--save_strategy", "epoch"], "at most 2 x "),
+        (["--save_strategy", "epoch", "--save_total_limit", "2"], "at most 3 x "),
+    ],
+)
+def test_checkpoints_that_lie_there_at_a_time_are_counted(more, said, small_recipe, capsys):
+    assert show(["--config", str(small_recipe), "--launch", str(LAUNCH_FILES / "cpu.yaml"), *more]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if len(line.split()) > 1)
+    assert lines["checkpoint-N/"].startswith(said)
+    assert ("further pass" in lines["checkpoint-N/"]) == ("epoch" in more and "--save_total_limit" not in more)
 
 
 def test_a_job_of_several_machines_is_counted_whole(small_recipe, capsys):

@@ -91,14 +91,15 @@ def size_of(tensors):
 
 
 def train_on(engine, out):
-    """Trains undisturbed, killed and resumed, with one branch less, and with fresh moments for the second task."""
+    """Trains undisturbed, killed on a branch and resumed, with one branch less, and with moments that begin anew."""
     environment, settings = ENGINES[engine]
     settings = {**COMMON, **settings, "per_device_train_batch_size": tiny.BATCH // 2}
     os.environ.update(environment)
     gradients = Gradients()
     whole = tiny.run(out / "whole", tiny.data("ab"), callbacks=[gradients], **settings)
-    tiny.run(out / "parts", tiny.data("ab"), stop_at=12, **settings)
-    rest = tiny.run(out / "parts", tiny.data("ab"), resume=True, **settings)
+    on_the_branch = {**settings, "save_steps": 7}
+    tiny.run(out / "parts", tiny.data("ab"), stop_at=8, **on_the_branch)
+    rest = tiny.run(out / "parts", tiny.data("ab"), resume=True, **on_the_branch)
     straight = tiny.run(out / "straight", tiny.data("ab"), release="last", evaluate_on="none", **settings)
     reset = tiny.run(out / "reset", tiny.data("ab"), **RESET, **settings)
     runs = {"whole": whole, "parts": rest, "straight": straight, "reset": reset}

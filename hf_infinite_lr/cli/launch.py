@@ -102,8 +102,13 @@ def read_launch(path: Path, num_processes: int | None = None, num_machines: int 
         raise ValueError(f"num_processes={processes} must be a multiple of num_machines={machines}.")
     common: dict[str, Any] = {"num_machines": machines, "mixed_precision": str(config.mixed_precision or "no")}
     sizes = {key.removeprefix(_PARALLEL): value for key, value in config.parallelism_config.items()}
-    replicas = sizes.pop("dp_replicate_size", 1)
+    replicas, shards = sizes.pop("dp_replicate_size", 1), sizes.get("dp_shard_size", 1)
     check_parallelism(kind, {key: sizes[key] for key in ("tp_size", "cp_size", "sp_size") if key in sizes})
+    if sizes and replicas * shards != processes:
+        raise ValueError(
+            f"num_processes={processes} must be dp_replicate_size={replicas} times dp_shard_size={shards} of "
+            "parallelism_config."
+        )
     if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED) and config.use_cpu:
         raise ValueError(f"use_cpu=True with distributed_type={kind.value} would run plain DDP; remove use_cpu.")
     if kind == DistributedType.DEEPSPEED:
@@ -126,6 +131,10 @@ def read_launch(path: Path, num_processes: int | None = None, num_machines: int 
             f"distributed_type=MULTI_CPU with num_processes={processes} starts one process without mpirun_config; see "
             "recipes/launch/cpu-2.yaml."
         )
+    if kind == DistributedType.NO and processes > 1:
+        raise ValueError(
+            f"distributed_type=NO with num_processes={processes} starts one process; see recipes/launch/ddp.yaml."
+        )
     return Launch("DDP" if processes > 1 else "one process", processes, **common)
 
 
@@ -133,15 +142,17 @@ def _deepspeed(config: Mapping[str, Any]) -> dict[str, Any]:
     """Accelerate's own names as DeepSpeed's; of a file of DeepSpeed's, its content."""
     if file := config.get("deepspeed_config_file"):
         content = json.loads(Path(file).read_text(encoding="utf-8"))
-        content.setdefault("zero_optimization", {}).setdefault("stage", 0)
-        return dict(content)
+        if "zero_optimization" not in content:
+            raise ValueError(f"deepspeed: {file} lacks zero_optimization, without which Accelerate refuses it.")
+        content["zero_optimization"].setdefault("stage", 0)
+        return {"gradient_accumulation_steps": 1, "gradient_clipping": 0.0, **content}  # what an absent key means
     zero = {
         "stage": int(config.get("zero_stage", 2)),
         "stage3_gather_16bit_weights_on_model_save": str(config.get("zero3_save_16bit_model")).lower() == "true",
         "offload_optimizer": {"device": config.get("offload_optimizer_device", "none")},
         "offload_param": {"device": config.get("offload_param_device", "none")},
     }
-    repeated = {key: config[key] for key in ("gradient_accumulation_steps", "gradient_clipping") if key in config}
+    repeated = {key: config.get(key, "auto") for key in ("gradient_accumulation_steps", "gradient_clipping")}
     return {**repeated, "zero_optimization": zero}
 
 

@@ -75,7 +75,8 @@ def _disk(held: Footprint, args: Any, plan: Plan, steps: int) -> list[list[str]]
     """Rows on what lies on disk at the end; a trunk shares its files with the checkpoint of its step."""
     trunks = len(plan.tasks)
     releases = {"each": trunks, "last": 1, "none": 0}[args.release]
-    kept = _num_checkpoints(args, plan, steps)
+    kept, by_pass = _num_checkpoints(args, plan, steps)
+    each_pass = ", and one more for each further pass over a task" if by_pass else ""
     checkpoint, release = in_words(held.checkpoint), in_words(held.release)
     starts = int(args.merge is not None and args.merge["method"] == "first")
     total = (trunks + kept) * held.checkpoint + (releases + starts) * held.release
@@ -83,19 +84,22 @@ def _disk(held: Footprint, args: Any, plan: Plan, steps: int) -> list[list[str]]
         ["trunk/", f"{trunks} x {checkpoint}"],
         ["releases/", f"{releases} x {release}"],
         *([["start/", f"1 x {release}"]] if starts else []),
-        ["checkpoint-N/", f"at most {kept} x {checkpoint}"],
-        ["on disk", f"at most {in_words(total)}"],
+        ["checkpoint-N/", f"at most {kept} x {checkpoint}{each_pass}"],
+        ["on disk", f"at most {in_words(total)}{', and those of further passes' if each_pass else ''}"],
     ]
 
 
-def _num_checkpoints(args: Any, plan: Plan, steps: int) -> int:
-    """Checkpoints that rotation leaves, the trunk's not counted."""
+def _num_checkpoints(args: Any, plan: Plan, steps: int) -> tuple[int, bool]:
+    """Checkpoints that lie there at a time, the trunk's not counted, and whether further passes add to them."""
     strategy = str(getattr(args.save_strategy, "value", args.save_strategy))
     if strategy == "no":
-        return 0
+        return 0, False
     count = len(plan.tasks)
     if strategy == "steps":
         first = next(iter(plan.tasks.values()))
         every = max(1, int(args.save_steps * first)) if args.save_steps < 1 else int(args.save_steps)
         count += math.ceil(steps / every)
-    return min(count, args.save_total_limit or count)
+    if not args.save_total_limit:
+        return count, strategy == "epoch"
+    # One more than the limit, because the new one is written before the oldest goes.
+    return (args.save_total_limit + 1 if strategy == "epoch" else min(count, args.save_total_limit + 1)), False

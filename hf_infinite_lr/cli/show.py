@@ -151,13 +151,20 @@ def _show_recipe(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         from hf_infinite_lr.cli.launch import read_launch
 
         launch = read_launch(options.launch, options.num_processes, options.num_machines)
-    recipe = load_recipe(options.config, overrides)
+    recipe = load_recipe(options.config, [*overrides, *_beside_no_gpu(launch)])
     recipe.num_processes = None if launch is None else launch.num_processes
     recipe.check()
     plan = recipe_plan(recipe.arguments, recipe.task_lengths())
     _print_plan(plan, options.output)
     if launch is not None:
         _print_needs(recipe, launch, plan, options.launch)
+
+
+def _beside_no_gpu(launch: "Launch | None") -> list[str]:
+    """What keeps this machine's GPUs, or that it has none, out of what is said of another one's."""
+    from torch import cuda
+
+    return ["--use_cpu", "true"] if launch is not None or not cuda.is_available() else []
 
 
 def _print_needs(recipe: "Recipe", launch: "Launch", plan: Plan, path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from hf_infinite_lr.trainer.disk import SaveError, saving
 from hf_infinite_lr.trainer.preemption import Preemption
 
 SMOKE = "--smoke"
+
+_ALONE_SECONDS = 5.0
+"""After so long without being ended, a process that fails does so for a reason of its own, and says it."""
 
 _USAGE = """usage: hf-infinite-lr train --config RECIPE.yaml [--smoke] [--key value ...]
 
@@ -53,7 +57,7 @@ def _try_out(argv: Sequence[str]) -> int:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         with tempfile.TemporaryDirectory() as folder:
             return _train(argv, smoke=Path(folder))
-    shared = Path(tempfile.gettempdir()) / f"hf-infinite-lr-smoke-{os.getppid()}"
+    shared = Path(tempfile.gettempdir()) / f"hf-infinite-lr-smoke-{os.getppid()}-{os.environ['MASTER_PORT']}"
     shared.mkdir(exist_ok=True)
     try:
         return _train(argv, smoke=shared)
@@ -104,6 +108,10 @@ def refuse(verb: str, error: Exception) -> int:
     """Says in one sentence, once per job, why the verb ends here; the exit status."""
     if is_main_process():
         print(f"hf-infinite-lr {verb}: {error}", file=sys.stderr)
+    else:
+        # Where all processes fail alike, the launcher ends this one as soon as the main one has said why.
+        time.sleep(_ALONE_SECONDS)
+        print(f"hf-infinite-lr {verb}, process {os.environ['RANK']}: {error}", file=sys.stderr)
     leave_process_group(wait=False)
     return 1
 

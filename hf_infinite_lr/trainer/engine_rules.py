@@ -55,6 +55,11 @@ def check_deepspeed(config: Mapping[str, Any], args: Any) -> None:
             "deepspeed: the key 'scheduler' of the DeepSpeed configuration would replace "
             f"lr_scheduler_type={schedule_name(args)!r}; remove it."
         )
+    if args.max_grad_norm > 0 and not config.get("gradient_clipping"):
+        raise ValueError(
+            f"deepspeed: without the key 'gradient_clipping' nothing clips, but max_grad_norm={args.max_grad_norm:g}; "
+            "set the key to auto, or max_grad_norm to 0."
+        )
     if args.rewind == "weights":
         raise ValueError(
             "deepspeed: rewind='weights' cannot be used, because the engine keeps the master weights in its optimizer."
@@ -163,11 +168,13 @@ def check_methods_of(args: Any, *, fsdp_version: int | None, zero_stage: int | N
         ValueError: naming the method, the engine and why.
     """
     chosen, fsdp = args.methods, fsdp_version is not None
-    for name in ("torch_compile", "use_liger_kernel"):
-        if "lwf" in chosen and getattr(args, name):
-            raise ValueError(
-                f"methods.lwf cannot be used with {name}=True, because it looks into the forward pass; leave it out."
-            )
+    for method in ("lwf", "attention_preserving"):
+        for name in ("torch_compile", "use_liger_kernel"):
+            if method in chosen and getattr(args, name):
+                raise ValueError(
+                    f"methods.{method} cannot be used with {name}=True, because it looks into the forward pass; leave "
+                    "it out."
+                )
     if "nearest_class_mean" in chosen and args.fp16:
         raise ValueError(
             "methods.nearest_class_mean cannot be used with fp16=True, because it leaves no gradient to scale; use "
@@ -181,6 +188,11 @@ def check_methods_of(args: Any, *, fsdp_version: int | None, zero_stage: int | N
                 f"methods.{name} cannot be used with {'FSDP' if fsdp else 'DeepSpeed ZeRO-3'}, because it keeps a "
                 f"whole copy of the weights; use DDP{' or ZeRO-2' if name == 'lwf' else ''}."
             )
+    if "attention_preserving" in chosen and (fsdp or zero_stage == 3):
+        raise ValueError(
+            f"methods.attention_preserving cannot be used with {'FSDP' if fsdp else 'DeepSpeed ZeRO-3'}, because it "
+            "runs the model a second time without the engine; use DDP or ZeRO-2."
+        )
     for name in ("slca", "lae", "nearest_class_mean"):
         if name in chosen and (fsdp or zero_stage is not None):
             raise ValueError(
