@@ -479,6 +479,58 @@ def test_parts_of_a_mixture_that_share_a_source_do_not_move_each_other():
         assert values(later.take(position, 40)) == whole[position : position + 40]
 
 
+def shared_texts(count=200):
+    """Two streams of blocks out of one stream of documents."""
+    base = datasets.IterableDataset.from_generator(_texts, gen_kwargs={"count": count})
+    halves = [base.filter(_of_half, fn_kwargs={"half": half}) for half in (0, 1)]
+    return [PackedStream(half, ByT5Tokenizer(split_special_tokens=True), block_size=16) for half in halves]
+
+
+def _texts(count):
+    yield from ({"text": f"document {number} " * (1 + number % 5)} for number in range(count))
+
+
+def _of_half(row, half):
+    return int(row["text"].split()[1]) % 2 == half
+
+
+def test_blocks_of_texts_that_share_a_source_do_not_move_each_other():
+    """As in joint training of the parts of one stream of texts."""
+    whole = values(reader(mixture(shared_texts(), [0.5, 0.5])).take(0, 200))
+    for position in (48, 96, 160):
+        one, later = reader(mixture(shared_texts(), [0.5, 0.5])), reader(mixture(shared_texts(), [0.5, 0.5]))
+        one.take(0, position)
+        later.load_state(one.state_at(position))
+        assert values(later.take(position, 40)) == whole[position : position + 40]
+
+
+def test_a_part_that_was_not_read_since_a_state_begins_anew_with_the_mixture():
+    def mixed():
+        return reader(mixture(shared_texts(), [0.98, 0.02]))
+
+    first = mixed()
+    whole, state = values(first.take(0, 400)), first.state_at(320)
+    back = mixed()
+    back.load_state(state)
+    back.take(320, 1)
+    assert values(back.anew().take(0, 300)) == whole[:300]
+    assert values(back.take(0, 300)) == whole[:300]
+
+
+def test_texts_behind_a_shuffle_buffer_are_read_again_from_their_start(caplog):
+    def shuffled():
+        documents = datasets.Dataset.from_dict({"text": [row["text"] for row in _texts(60)]}).to_iterable_dataset()
+        tokenizer = ByT5Tokenizer(split_special_tokens=True)
+        return PackedStream(documents.shuffle(seed=1, buffer_size=20), tokenizer, block_size=16)
+
+    first, later = reader(shuffled()), reader(shuffled())
+    whole = values(first.take(0, 100))
+    later.load_state(json.loads(json.dumps(first.state_at(70))))
+    with caplog.at_level(logging.WARNING):
+        assert values(later.take(70, 30)) == whole[70:]
+    assert "are read again" in caplog.text
+
+
 def test_a_stream_is_shuffled_in_blocks_and_no_sample_is_lost():
     served = values(reader(table()).take(0, 140))
     for start in (0, 70):

@@ -1,7 +1,9 @@
 """Tokens of documents, joined by the end-of-sequence token and cut into blocks of equal length."""
 
+import copy
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +15,11 @@ import torch
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase
 
+from hf_infinite_lr.stream.reader import unshared
+
 from .tokenization import Encode, encoder_of, identity_of, joined, rows_of, token_dtype
+
+logger = logging.getLogger(__name__)
 
 _FORMAT = 1
 _BATCH_BYTES = 2**24
@@ -150,7 +156,7 @@ class PackedStream(IterableDataset):
     then (less than a block), and how many blocks have been cut since. Resuming tokenises those documents again.
 
     Args:
-        documents (`datasets.IterableDataset`): Examples with the field `text`; must not be iterated elsewhere.
+        documents (`datasets.IterableDataset`): Examples with the field `text`.
         tokenizer (`PreTrainedTokenizerBase`): Must have an end-of-sequence token.
         block_size (`int`): Tokens of a block, at least 2.
 
@@ -173,13 +179,20 @@ class PackedStream(IterableDataset):
         self, documents: datasets.IterableDataset, tokenizer: PreTrainedTokenizerBase, *, block_size: int
     ) -> None:
         _check_block_size(block_size)
-        self.documents = documents
+        self.documents = unshared(documents)
         self.block_size = block_size
         self._encode = encoder_of(tokenizer)
         self._dtype = token_dtype(tokenizer)
         self.num_remainder_tokens: int | None = None
         self._start: dict[str, Any] | None = None
         self._state = self._snapshot(None, np.empty(0, self._dtype), 0)
+
+    def unshared(self) -> "PackedStream":
+        """The same stream at its start, with a position of its own."""
+        own = copy.copy(self)
+        own.documents = unshared(self.documents)
+        own.load_state_dict(None)
+        return own
 
     def set_epoch(self, epoch: int) -> None:
         """Passes the epoch to the source, which may shuffle by it."""
@@ -189,9 +202,9 @@ class PackedStream(IterableDataset):
         """Position after the block that was yielded last, as plain Python values."""
         return dict(self._state)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Lets the next iteration begin with the block after the one at which the state was taken."""
-        self._start = dict(state_dict)
+    def load_state_dict(self, state_dict: Mapping[str, Any] | None) -> None:
+        """Lets the next iteration begin with the block after the one at which the state was taken, or at the start."""
+        self._start = None if state_dict is None else dict(state_dict)
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         start, self._start = self._start or self._snapshot(None, np.empty(0, self._dtype), 0), None
