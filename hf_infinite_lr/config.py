@@ -315,6 +315,7 @@ def plan_run(args: Any, stream: Stream, global_batch_size: int) -> tuple[Schedul
         anneal_budget=args.anneal_budget,
         rewinds=args.rewind != "none" and run_mode(args) is None,
         restarts=mode == FromScratch.name,
+        replay_fraction=args.replay_fraction,
     )
     if args.replay_fraction:
         check_buffers(plan, replay_settings(args))

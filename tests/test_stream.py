@@ -36,12 +36,13 @@ class Numbers:
         return row
 
 
-def made(sizes, *, batch=16, anneal=None, budget="within", epochs=1.0, rewinds=True, **lengths):
+def made(sizes, *, batch=16, anneal=None, budget="within", epochs=1.0, rewinds=True, replayed=0.0, **lengths):
     stream = Stream(tuple(Task(f"t{index}", Numbers(size)) for index, size in enumerate(sizes)), {})
     steps = task_lengths(stream, batch, num_train_epochs=epochs, **lengths)
     anneal = [0] * len(sizes) if anneal is None else anneal
     names = [task.name for task in stream.tasks]
-    plan = plan_stream(stream, steps, anneal, batch, fingerprints=names, anneal_budget=budget, rewinds=rewinds)
+    given = {"fingerprints": names, "anneal_budget": budget, "rewinds": rewinds, "replay_fraction": replayed}
+    plan = plan_stream(stream, steps, anneal, batch, **given)
     return stream, plan
 
 
@@ -125,6 +126,28 @@ def test_appending_a_task_changes_nothing_before_it(budget):
     assert [two.plan.epochs_at(step) for step in range(two.plan.num_steps + 1)] == [
         three.plan.epochs_at(step) for step in range(two.plan.num_steps + 1)
     ]
+
+
+def test_a_pass_is_one_over_a_tasks_own_samples():
+    """Replay takes half of each batch: twice the steps, and no pass ends in their middle."""
+    _, plan = made([1000, 1000], batch=10, replayed=0.5, added_replay=0.5)
+    assert [task.num_steps for task in plan.tasks] == [100, 200]
+    assert [plan.epochs_at(step) for step in (50, 100, 150, 200, 300)] == [0.5, 1, 1.25, 1.5, 2]
+    assert [step for step in range(1, 301) if plan.ends_pass(step)] == [100, 300]
+    _, plan = made([160, 160], replayed=0.5, epochs=2)  # within: the second task visits all of its own once
+    assert plan.epochs_at(plan.num_steps) == 3
+    assert [step for step in range(1, 41) if plan.ends_pass(step)] == [10, 20, 40]
+    _, plan = made([160, 175], batch=16, replayed=0.3, epochs=2, rewinds=False)
+    own = [batch * 16 - int(batch * 0.3 * 16) for batch in range(21)]
+    crossed = [20 + batch for batch in range(1, 21) if own[batch] // 160 > own[batch - 1] // 160]
+    assert [step for step in range(21, 41) if plan.ends_pass(step)] == crossed == [35]
+
+
+@pytest.mark.parametrize("budget", ["within", "extra"])
+def test_a_branch_is_described_by_its_tasks_own_samples(budget):
+    _, plan = made([160, 160], anneal=[2, 4], budget=budget, replayed=0.25)
+    assert "; the 32 samples of the branch " in plan.describe(plan.tasks[0])
+    assert "; the 48 samples of the branch " in plan.describe(plan.tasks[1])
 
 
 def test_names_become_directories():
