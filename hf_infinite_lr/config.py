@@ -64,8 +64,9 @@ class ContinualArguments:
         replay_budget (`str`, defaults to `"within"`):
             Which steps replay takes. `within`: those of the task, whose number does not grow (compute-equivalent
             replay, Ibrahim et al. 2024). `extra`: a later task whose length is given in epochs gets 1 / (1 -
-            replay_fraction) times the steps, so that all of its own data is visited (with a fraction of 0.5 the
-            experience replay of Singh et al. 2025); lengths in steps hold as they are.
+            replay_fraction) times the steps, rounded down, so that all of its own data is visited but for what a last,
+            broken step would hold (with a fraction of 0.5 the experience replay of Singh et al. 2025); lengths in
+            steps hold as they are.
         replay_buffer_size (`float`, *optional*):
             How much of each earlier task may be replayed: a number of samples, or below 1 a share of those that it
             has visited. Left out, all of a map-style task and 10,000 samples of a streaming one, which are kept on
@@ -315,6 +316,7 @@ def plan_run(args: Any, stream: Stream, global_batch_size: int) -> tuple[Schedul
         anneal_budget=args.anneal_budget,
         rewinds=args.rewind != "none" and run_mode(args) is None,
         restarts=mode == FromScratch.name,
+        replay_fraction=args.replay_fraction,
     )
     if args.replay_fraction:
         check_buffers(plan, replay_settings(args))

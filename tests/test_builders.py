@@ -45,6 +45,10 @@ def ids(dataset):
     return [row["id"] for row in dataset]
 
 
+def shuffled(dataset):
+    return dataset.to_iterable_dataset().shuffle(buffer_size=10)
+
+
 DOMAINS = ["sketch", "photo", "clip art"]
 KINDS = {
     "instance": lambda data, **more: split_by_instance(data, 4, **more),
@@ -117,6 +121,16 @@ def test_a_part_of_a_stream_goes_on_exactly(kind):
         later = reader()
         later.load_state(json.loads(json.dumps(first.state_at(position))))
         assert done + later.take(position, 150 - position) == whole
+
+
+def test_what_goes_by_place_stays_the_same_in_every_pass():
+    """`datasets` turns the shards of a stream round from the second pass on, also without `shuffle`."""
+    data = table().to_iterable_dataset(num_shards=4)
+    chosen = [task.dataset for task in split_by_instance(data, 3, eval_dataset=table(60, first=1000))]
+    for part in (*chosen, random_subset(data, 0.25)):
+        size = len(ids(part))
+        served = [row["id"] for row in StreamReader("s", part, 0, 0, block_size=16).take(0, 3 * size)]
+        assert set(served[:size]) == set(served[size : 2 * size]) == set(served[2 * size :])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -394,6 +408,15 @@ def test_classes_and_domains_by_their_names():
         (lambda t: random_subset(t, 601), r"subset=601 is more than the 600 samples"),
         (lambda t: random_subset(t, 1.5), r"subset=1\.5 must be a whole number of samples, or a share"),
         (lambda t: random_subset(t.to_iterable_dataset(), 5), r"subset=5 needs the number of all samples"),
+        (lambda t: random_subset(shuffled(t), 0.5), r"subset=0\.5 goes by the places of samples, which a stream that"),
+        (
+            lambda t: split_by_instance(shuffled(t), 2, eval_dataset=t.select(range(9))),
+            r"a random part goes by the places of samples",
+        ),
+        (
+            lambda t: split_by_domain(shuffled(t), column="domain", domains=["photo"], num_eval_samples=2),
+            r"num_eval_samples=2 goes by the places of samples",
+        ),
         (lambda t: split_by_class(t.to_iterable_dataset(), 2), r"A streaming dataset holds out its first samples"),
         (
             lambda t: split_by_domain(t.to_iterable_dataset(), column="domain", num_eval_samples=1),

@@ -369,6 +369,14 @@ def test_accumulation_changes_no_penalty(tmp_path):
     assert logs[0][-1] > 0
 
 
+@pytest.mark.parametrize("field", ["attention_probs_dropout_prob", "attention_dropout"])
+def test_maps_that_are_dropped_at_random_are_refused(tmp_path, field):
+    model = adapted(attention="eager", dropout=0.0)
+    setattr(model.get_base_model().config, field, 0.1)
+    with pytest.raises(ValueError, match=rf"methods\.attention_preserving cannot be used with {field}=0\.1 of the"):
+        trainer(tmp_path, model=model, methods={"attention_preserving": {}}, tasks="a")
+
+
 # ---- the recipe -----------------------------------------------------------------------------------------------------
 
 

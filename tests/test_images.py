@@ -84,6 +84,21 @@ def test_parquet_with_named_columns_and_only_some_rows(parquet, streaming):
     assert set(class_names(train)) == {"dog"}
 
 
+def _rows_of_unknown_columns(count):
+    for number in range(count):
+        yield {"image": {"bytes": png(np.asarray(_noise(number))), "path": None}, "domain": "ab"[number % 2]}
+
+
+@pytest.mark.parametrize("where", [None, {"domain": "b"}])
+def test_a_stream_says_its_columns_by_its_first_rows(monkeypatch, where):
+    stream = datasets.IterableDataset.from_generator(_rows_of_unknown_columns, gen_kwargs={"count": 6})
+    assert stream.column_names is None
+    monkeypatch.setattr(ImageSource, "read", lambda *_, **__: stream)
+    found = load_images(ImageSource(data_files="x.parquet", streaming=True, num_eval_samples=1, where=where))
+    assert (len(list(found.train)), len(found.eval)) == ((5, 1) if where is None else (2, 1))
+    assert found.train.column_names == [IMAGE]
+
+
 @pytest.mark.parametrize("number", [1, 5])
 def test_a_number_of_images_is_held_out(parquet, number):
     found = load_images(ImageSource(data_files=parquet, image_column="img", num_eval_samples=number))

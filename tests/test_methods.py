@@ -231,6 +231,7 @@ def test_a_buffer_holds_only_what_could_be_kept(size):
     [
         ({"mass": {}}, "attention_preserving); did you mean 'mas'?."),
         ({"ewc": {}}, "here it is methods.fisher."),
+        ({"none": {}}, "here it is no method at all."),
         ({"replay": {}}, "here it is replay_fraction."),
         ({"mas": {"lambda": 1}}, "methods.mas.lambda=1 is an unknown key; here it is weight."),
         ({"mas": {"wieght": 1}}, "methods.mas.wieght=1 is an unknown key; did you mean 'weight'?."),

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 
 import datasets
 import numpy as np
@@ -58,14 +59,15 @@ def _expected(tokenizer, texts=TEXTS):
 
 
 @pytest.mark.parametrize("block_size", [2, 7, 64, 3000])
-def test_every_token_once_in_blocks_or_remainder(tokenizer, block_size):
-    packed = pack(_documents(), tokenizer, block_size=block_size)
+def test_every_token_once_in_blocks_or_remainder(tokenizer, block_size, caplog):
+    with caplog.at_level(logging.INFO):
+        packed = pack(_documents(), tokenizer, block_size=block_size)
     expected = _expected(tokenizer)
     whole = len(expected) // block_size * block_size
     assert [token for row in packed.dataset["input_ids"] for token in row] == expected[:whole]
     assert packed.num_tokens == len(expected)
-    assert packed.num_remainder_tokens == len(expected) - whole
-    assert packed.num_documents == len(TEXTS)
+    assert f"{len(TEXTS)} documents make {whole // block_size} blocks" in caplog.text
+    assert f"the last {len(expected) - whole} tokens are in none." in caplog.text
     assert all(len(row) == block_size for row in packed.dataset["input_ids"])
 
 
@@ -153,7 +155,6 @@ def test_stream_yields_the_same_blocks(tokenizer, block_size):
     for _ in range(2):
         blocks = [block["input_ids"].tolist() for block in stream]
         assert blocks == packed.dataset["input_ids"][:]
-    assert stream.num_remainder_tokens == packed.num_remainder_tokens
 
 
 @pytest.mark.parametrize("stop", [1, 2, 40, 101, 102])

@@ -326,6 +326,14 @@ def tasks_of(tiny, kinds="sms"):
     return {"tasks": made, "eval_dataset": {}, "evaluate_on": "none"}
 
 
+def test_a_run_evaluates_at_the_end_of_a_pass_and_not_in_its_middle(tiny, tmp_path):
+    settings = {"replay_fraction": 0.5, "replay_budget": "extra", "eval_strategy": "epoch", "save_strategy": "no"}
+    made = tiny.run(tmp_path, tiny.data("ab"), **settings)
+    assert made.plan.num_steps == 20
+    seen = [(log["step"], log["epoch"]) for log in made.watch.logs if "eval_a_loss" in log]
+    assert seen[-2:] == [(8, 1.0), (20, 2.0)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "stop_at"),

@@ -36,12 +36,13 @@ class Numbers:
         return row
 
 
-def made(sizes, *, batch=16, anneal=None, budget="within", epochs=1.0, rewinds=True, **lengths):
+def made(sizes, *, batch=16, anneal=None, budget="within", epochs=1.0, rewinds=True, replayed=0.0, **lengths):
     stream = Stream(tuple(Task(f"t{index}", Numbers(size)) for index, size in enumerate(sizes)), {})
     steps = task_lengths(stream, batch, num_train_epochs=epochs, **lengths)
     anneal = [0] * len(sizes) if anneal is None else anneal
     names = [task.name for task in stream.tasks]
-    plan = plan_stream(stream, steps, anneal, batch, fingerprints=names, anneal_budget=budget, rewinds=rewinds)
+    given = {"fingerprints": names, "anneal_budget": budget, "rewinds": rewinds, "replay_fraction": replayed}
+    plan = plan_stream(stream, steps, anneal, batch, **given)
     return stream, plan
 
 
@@ -125,6 +126,28 @@ def test_appending_a_task_changes_nothing_before_it(budget):
     assert [two.plan.epochs_at(step) for step in range(two.plan.num_steps + 1)] == [
         three.plan.epochs_at(step) for step in range(two.plan.num_steps + 1)
     ]
+
+
+def test_a_pass_is_one_over_a_tasks_own_samples():
+    """Replay takes half of each batch: twice the steps, and no pass ends in their middle."""
+    _, plan = made([1000, 1000], batch=10, replayed=0.5, added_replay=0.5)
+    assert [task.num_steps for task in plan.tasks] == [100, 200]
+    assert [plan.epochs_at(step) for step in (50, 100, 150, 200, 300)] == [0.5, 1, 1.25, 1.5, 2]
+    assert [step for step in range(1, 301) if plan.ends_pass(step)] == [100, 300]
+    _, plan = made([160, 160], replayed=0.5, epochs=2)  # within: the second task visits all of its own once
+    assert plan.epochs_at(plan.num_steps) == 3
+    assert [step for step in range(1, 41) if plan.ends_pass(step)] == [10, 20, 40]
+    _, plan = made([160, 175], batch=16, replayed=0.3, epochs=2, rewinds=False)
+    own = [batch * 16 - int(batch * 0.3 * 16) for batch in range(21)]
+    crossed = [20 + batch for batch in range(1, 21) if own[batch] // 160 > own[batch - 1] // 160]
+    assert [step for step in range(21, 41) if plan.ends_pass(step)] == crossed == [35]
+
+
+@pytest.mark.parametrize("budget", ["within", "extra"])
+def test_a_branch_is_described_by_its_tasks_own_samples(budget):
+    _, plan = made([160, 160], anneal=[2, 4], budget=budget, replayed=0.25)
+    assert "; the 32 samples of the branch " in plan.describe(plan.tasks[0])
+    assert "; the 48 samples of the branch " in plan.describe(plan.tasks[1])
 
 
 def test_names_become_directories():
@@ -477,6 +500,58 @@ def test_parts_of_a_mixture_that_share_a_source_do_not_move_each_other():
         one.take(0, position)
         later.load_state(one.state_at(position))
         assert values(later.take(position, 40)) == whole[position : position + 40]
+
+
+def shared_texts(count=200):
+    """Two streams of blocks out of one stream of documents."""
+    base = datasets.IterableDataset.from_generator(_texts, gen_kwargs={"count": count})
+    halves = [base.filter(_of_half, fn_kwargs={"half": half}) for half in (0, 1)]
+    return [PackedStream(half, ByT5Tokenizer(split_special_tokens=True), block_size=16) for half in halves]
+
+
+def _texts(count):
+    yield from ({"text": f"document {number} " * (1 + number % 5)} for number in range(count))
+
+
+def _of_half(row, half):
+    return int(row["text"].split()[1]) % 2 == half
+
+
+def test_blocks_of_texts_that_share_a_source_do_not_move_each_other():
+    """As in joint training of the parts of one stream of texts."""
+    whole = values(reader(mixture(shared_texts(), [0.5, 0.5])).take(0, 200))
+    for position in (48, 96, 160):
+        one, later = reader(mixture(shared_texts(), [0.5, 0.5])), reader(mixture(shared_texts(), [0.5, 0.5]))
+        one.take(0, position)
+        later.load_state(one.state_at(position))
+        assert values(later.take(position, 40)) == whole[position : position + 40]
+
+
+def test_a_part_that_was_not_read_since_a_state_begins_anew_with_the_mixture():
+    def mixed():
+        return reader(mixture(shared_texts(), [0.98, 0.02]))
+
+    first = mixed()
+    whole, state = values(first.take(0, 400)), first.state_at(320)
+    back = mixed()
+    back.load_state(state)
+    back.take(320, 1)
+    assert values(back.anew().take(0, 300)) == whole[:300]
+    assert values(back.take(0, 300)) == whole[:300]
+
+
+def test_texts_behind_a_shuffle_buffer_are_read_again_from_their_start(caplog):
+    def shuffled():
+        documents = datasets.Dataset.from_dict({"text": [row["text"] for row in _texts(60)]}).to_iterable_dataset()
+        tokenizer = ByT5Tokenizer(split_special_tokens=True)
+        return PackedStream(documents.shuffle(seed=1, buffer_size=20), tokenizer, block_size=16)
+
+    first, later = reader(shuffled()), reader(shuffled())
+    whole = values(first.take(0, 100))
+    later.load_state(json.loads(json.dumps(first.state_at(70))))
+    with caplog.at_level(logging.WARNING):
+        assert values(later.take(70, 30)) == whole[70:]
+    assert "are read again" in caplog.text
 
 
 def test_a_stream_is_shuffled_in_blocks_and_no_sample_is_lost():

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 
 
-def mean_and_half_width(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+def mean_and_half_width(values: Sequence[float]) -> tuple[float, float]:
     r"""
-    The mean and half of its confidence interval, $t_{n-1} s / \sqrt n$ (Student's t, which holds for few repetitions).
+    The mean and half of its confidence interval of 95 %, $t_{n-1} s / \sqrt n$.
+
+    Student's t, which holds for few repetitions.
 
     Args:
         values (`Sequence[float]`): At least two repetitions.
-        confidence (`float`, *optional*, defaults to 0.95): Of the interval.
 
     Raises:
         `ValueError`: For fewer than two values.
@@ -31,5 +32,5 @@ def mean_and_half_width(values: Sequence[float], confidence: float = 0.95) -> tu
 
     if len(values) < 2:
         raise ValueError(f"An interval needs at least two values, not {len(values)}.")
-    quantile = float(student.ppf((1 + confidence) / 2, len(values) - 1))
+    quantile = float(student.ppf(0.975, len(values) - 1))
     return fmean(values), quantile * stdev(values) / math.sqrt(len(values))

@@ -15,6 +15,7 @@ from .head import adapter_model
 from .method import Learner, Method
 
 _LEAST = 1e-8  # of a probability whose logarithm is taken
+_DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout")  # after which transformers returns the maps
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,12 @@ class AttentionPreserving(Method):
                 f"methods.{self.name} needs attn_implementation='eager', because "
                 f"{config._attn_implementation!r} does not return its attention maps."
             )
+        for field in _DROPOUTS:
+            if value := getattr(config, field, 0.0):
+                raise ValueError(
+                    f"methods.{self.name} cannot be used with {field}={value} of the model, because maps that are "
+                    "dropped at random differ also where the weights are the same; set it to 0."
+                )
 
     def kept(self, model: nn.Module) -> Iterator[tuple[torch.Tensor, int]]:
         """Nothing: without its adapter the model is its own reference."""

@@ -43,10 +43,10 @@ CLASSIFIERS = (SlowLearner.name, AdapterEnsemble.name, NearestClassMean.name)
 _ELSEWHERE = {
     "ncm": "methods.nearest_class_mean",
     "ewc": "methods.fisher",
-    "none": "methods.l2",
     "replay": "replay_fraction",
     "er": "replay_fraction",
     "finetuning": "no method at all",
+    "none": "no method at all",
 }
 _POSITIVE = ("must be a number above 0", lambda value: type(value) in (int, float) and 0 < value < math.inf)
 _SHARE = ("must be at least 0 and at most 1", lambda value: type(value) in (int, float) and 0 <= value <= 1)

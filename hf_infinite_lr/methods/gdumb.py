@@ -19,7 +19,7 @@ from .joint import identity_of, tables, union
 from .method import Learner, Method
 from .weights import all_tensors, copy_tensors
 
-_BUFFER = 2  # sets the buffer's draws apart from replay's (1) and from the orders of epochs (none)
+_BUFFER = 2  # a key of its own beside replay's (1); the order of a task's third pass has it too, over other samples
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,9 @@ class QuadraticPenalty(Method):
     so there it is those.) The branch of a task has the penalty of the tasks before, like its trunk.
 
     After each task $\Omega \leftarrow \alpha \Omega + (1 - \alpha) \Omega_{new}$, and $\theta^*$ moves on, so memory
-    and time do not grow with the number of tasks (for `fisher` that is the online form of EWC, Schwarz et al. 2018,
-    arXiv 1805.06370). The first task's importance is taken as it is. For `l2`, $\Omega = 1$.
+    and time do not grow with the number of tasks. That is a moving average, also for `fisher`: the online EWC of
+    Schwarz et al. 2018 (arXiv 1805.06370) adds the whole new importance to a share of the old. The first task's
+    importance is taken as it is. For `l2`, $\Omega = 1$.
 
     Its gradient $2 \lambda \Omega (\theta - \theta^*)$ is added in place once for each update, before clipping, to
     what backward has left: there is no graph, and neither accumulation nor the number of processes matters. The

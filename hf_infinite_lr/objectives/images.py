@@ -135,7 +135,9 @@ def _from_files(source: ImageSource, paths: Sequence[str]) -> Any:
 
 
 def _columns(rows: Any, source: ImageSource, columns: Sequence[str]) -> Any:
-    names = list(rows.column_names if rows.column_names is not None else next(iter(rows), {}))
+    if rows.column_names is None:
+        rows = rows._resolve_features()  # of its first rows
+    names = list(rows.column_names)
     if source.image_column not in names:
         raise ValueError(
             f"image_column of task {source.name!r} is {source.image_column!r}, but there is only {', '.join(names)}."

@@ -33,7 +33,6 @@ def language_model_scores(eval_loss: float, blocks: PackedBlocks) -> dict[str, f
     >>> blocks = PackedBlocks(
     ...     datasets.Dataset.from_dict({"input_ids": [[100, 101, 102]]}),
     ...     block_size=3,
-    ...     num_documents=1,
     ...     num_tokens=4,
     ...     num_predicted_bytes=2,
     ... )

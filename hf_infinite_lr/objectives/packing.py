@@ -1,7 +1,9 @@
 """Tokens of documents, joined by the end-of-sequence token and cut into blocks of equal length."""
 
+import copy
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +15,11 @@ import torch
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase
 
+from hf_infinite_lr.stream.reader import unshared
+
 from .tokenization import Encode, encoder_of, identity_of, joined, rows_of, token_dtype
+
+logger = logging.getLogger(__name__)
 
 _FORMAT = 1
 _BATCH_BYTES = 2**24
@@ -31,8 +37,7 @@ class PackedBlocks:
     Args:
         dataset (`datasets.Dataset`): One column `input_ids`, `block_size` tokens a row.
         block_size (`int`): Tokens of a block.
-        num_documents (`int`): Documents, each followed by one end-of-sequence token.
-        num_tokens (`int`): Tokens of all documents, end-of-sequence tokens included.
+        num_tokens (`int`): Tokens of all documents, each of which is followed by one end-of-sequence token.
         num_predicted_bytes (`int`, *optional*):
             UTF-8 bytes of text that the predicted tokens stand for: those at the places 1 to `block_size` - 1 of each
             block. Only counted on request.
@@ -40,14 +45,8 @@ class PackedBlocks:
 
     dataset: datasets.Dataset
     block_size: int
-    num_documents: int
     num_tokens: int
     num_predicted_bytes: int | None = None
-
-    @property
-    def num_remainder_tokens(self) -> int:
-        """Tokens after the last whole block; they are in no block."""
-        return self.num_tokens - len(self.dataset) * self.block_size
 
     @property
     def num_predicted_tokens(self) -> int:
@@ -66,7 +65,8 @@ def pack(
     """
     Tokenises documents and packs them into blocks: no padding, and every token once, in a block or in the remainder.
 
-    Both passes are `datasets.Dataset.map` calls, cached by the documents, the tokenizer and the block size.
+    Both passes are `datasets.Dataset.map` calls, cached by the documents, the tokenizer and the block size. How many
+    tokens are left over is logged.
 
     A byte of text belongs to exactly one token: with a fast tokenizer to the first one whose offsets reach past it,
     with the byte tokenizer to its own; with any other tokenizer a document's bytes are spread evenly over its tokens,
@@ -93,8 +93,8 @@ def pack(
     >>> from transformers import ByT5Tokenizer
     >>> documents = datasets.Dataset.from_dict({"text": ["ab", "c"]})
     >>> blocks = pack(documents, ByT5Tokenizer(split_special_tokens=True), block_size=2)
-    >>> blocks.dataset["input_ids"][:], blocks.num_remainder_tokens
-    ([[100, 101], [1, 102]], 1)
+    >>> blocks.dataset["input_ids"][:], blocks.num_tokens
+    ([[100, 101], [1, 102]], 5)
 
     ```
     """
@@ -133,10 +133,13 @@ def pack(
         new_fingerprint=_hash([*key, block_size]),
         desc="Packing",
     )
+    logger.info(
+        "%d documents make %d blocks of %d tokens; the last %d tokens are in none.",
+        *(len(documents), len(blocks), block_size, num_tokens - len(blocks) * block_size),
+    )
     return PackedBlocks(
         dataset=blocks.with_format(None),
         block_size=block_size,
-        num_documents=len(documents),
         num_tokens=num_tokens,
         num_predicted_bytes=_predicted_bytes(tokens, len(blocks), block_size) if count_bytes else None,
     )
@@ -150,12 +153,11 @@ class PackedStream(IterableDataset):
     then (less than a block), and how many blocks have been cut since. Resuming tokenises those documents again.
 
     Args:
-        documents (`datasets.IterableDataset`): Examples with the field `text`; must not be iterated elsewhere.
+        documents (`datasets.IterableDataset`): Examples with the field `text`.
         tokenizer (`PreTrainedTokenizerBase`): Must have an end-of-sequence token.
         block_size (`int`): Tokens of a block, at least 2.
 
-    The tokens after the last whole block are in no block; `num_remainder_tokens` is their number once the source has
-    come to its end.
+    The tokens after the last whole block are in no block.
 
     Example:
 
@@ -173,13 +175,19 @@ class PackedStream(IterableDataset):
         self, documents: datasets.IterableDataset, tokenizer: PreTrainedTokenizerBase, *, block_size: int
     ) -> None:
         _check_block_size(block_size)
-        self.documents = documents
+        self.documents = unshared(documents)
         self.block_size = block_size
         self._encode = encoder_of(tokenizer)
         self._dtype = token_dtype(tokenizer)
-        self.num_remainder_tokens: int | None = None
         self._start: dict[str, Any] | None = None
         self._state = self._snapshot(None, np.empty(0, self._dtype), 0)
+
+    def unshared(self) -> "PackedStream":
+        """The same stream at its start, with a position of its own."""
+        own = copy.copy(self)
+        own.documents = unshared(self.documents)
+        own.load_state_dict(None)
+        return own
 
     def set_epoch(self, epoch: int) -> None:
         """Passes the epoch to the source, which may shuffle by it."""
@@ -189,9 +197,9 @@ class PackedStream(IterableDataset):
         """Position after the block that was yielded last, as plain Python values."""
         return dict(self._state)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Lets the next iteration begin with the block after the one at which the state was taken."""
-        self._start = dict(state_dict)
+    def load_state_dict(self, state_dict: Mapping[str, Any] | None) -> None:
+        """Lets the next iteration begin with the block after the one at which the state was taken, or at the start."""
+        self._start = None if state_dict is None else dict(state_dict)
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         start, self._start = self._start or self._snapshot(None, np.empty(0, self._dtype), 0), None
@@ -206,7 +214,6 @@ class PackedStream(IterableDataset):
                     self._state = self._snapshot(source, rest, index + 1)
                     yield {"input_ids": block}
             source, rest, done = self.documents.state_dict(), flat[whole * self.block_size :], 0
-        self.num_remainder_tokens = len(rest)
 
     @staticmethod
     def _snapshot(source: dict[str, Any] | None, rest: np.ndarray, num_blocks: int) -> dict[str, Any]:

@@ -33,7 +33,7 @@ EVAL_SHARE = 0.05
 
 # A capped part holds at least so many files, so that one long file cannot be most of it.
 _LEAST_FILES = 32
-_FORMAT = 1
+_FORMAT = 2
 _FEATURES = datasets.Features({"text": datasets.Value("string"), "source": datasets.Value("string")})
 _SKIPPED_DIRECTORIES = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
 
@@ -70,7 +70,6 @@ class CorpusSplits:
         fingerprint (`str`): SHA-256 over the versions and over the names and texts of both parts, in hexadecimal.
         num_files (`int`): Files in both parts.
         num_bytes (`int`): UTF-8 bytes of text in both parts.
-        num_skipped (`int`): Files that were tried and could not be decoded or parsed.
     """
 
     train: datasets.Dataset
@@ -78,7 +77,6 @@ class CorpusSplits:
     fingerprint: str
     num_files: int
     num_bytes: int
-    num_skipped: int
 
 
 def corpus_names() -> tuple[str, ...]:
@@ -167,8 +165,8 @@ def build_corpus(
     ordered = sorted(files, key=lambda file: (_uniform("order", file.source), file.source))
     seen: set[bytes] = set()
     # The held-out part is read first, so that a text that occurs under two names never trains what it scores.
-    held_out, skipped = _read([file for file in ordered if file.held_out], eval_bytes, seen)
-    train, skipped_train = _read([file for file in ordered if not file.held_out], max_bytes, seen)
+    held_out = _read([file for file in ordered if file.held_out], eval_bytes, seen)
+    train = _read([file for file in ordered if not file.held_out], max_bytes, seen)
     digest = hashlib.sha256("\n".join(versions).encode())
     num_bytes = 0
     for part, rows in (("train", train), ("eval", held_out)):
@@ -182,15 +180,13 @@ def build_corpus(
         fingerprint=digest.hexdigest(),
         num_files=len(train) + len(held_out),
         num_bytes=num_bytes,
-        num_skipped=skipped + skipped_train,
     )
 
 
-def _read(files: Iterable[CorpusFile], max_bytes: int | None, seen: set[bytes]) -> tuple[list[tuple[str, str]], int]:
+def _read(files: Iterable[CorpusFile], max_bytes: int | None, seen: set[bytes]) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     room = sys.maxsize if max_bytes is None else max_bytes
     longest = max(1, room // _LEAST_FILES)
-    skipped = 0
     for file in files:
         if not room:
             break
@@ -198,7 +194,6 @@ def _read(files: Iterable[CorpusFile], max_bytes: int | None, seen: set[bytes]) 
             encoded = file.read().replace("\r\n", "\n").strip("\n").encode()
         except (ValueError, SyntaxError, OSError, RecursionError) as error:
             logger.debug("%s was skipped: %s", file.source, error)
-            skipped += 1
             continue
         digest = hashlib.blake2b(encoded).digest()
         if not encoded.strip() or digest in seen:
@@ -207,7 +202,7 @@ def _read(files: Iterable[CorpusFile], max_bytes: int | None, seen: set[bytes]) 
         size = min(len(encoded), longest, room)
         room -= size
         rows.append((file.source, _cut(encoded, size)))
-    return rows, skipped
+    return rows
 
 
 def _cut(encoded: bytes, size: int) -> str:
@@ -374,7 +369,7 @@ def _save(splits: CorpusSplits, directory: Path) -> None:
         aside.mkdir()
         splits.train.save_to_disk(aside / "train")
         splits.eval.save_to_disk(aside / "eval")
-        counts = {key: getattr(splits, key) for key in ("fingerprint", "num_files", "num_bytes", "num_skipped")}
+        counts = {key: getattr(splits, key) for key in ("fingerprint", "num_files", "num_bytes")}
         (aside / "corpus.json").write_text(json.dumps(counts))
         try:
             aside.replace(directory)

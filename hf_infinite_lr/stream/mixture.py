@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -158,6 +159,13 @@ class MixedStream(torch.utils.data.IterableDataset):
                 )
         self.datasets, self.ends, self.seed = tuple(map(unshared, datasets)), np.cumsum(weights), seed
         self.load_state_dict(None)
+
+    def unshared(self) -> MixedStream:
+        """The same stream at its start, with a position of its own."""
+        own = copy.copy(self)
+        own.datasets = tuple(map(unshared, self.datasets))
+        own.load_state_dict(None)
+        return own
 
     @property
     def column_names(self) -> list[str] | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 
+from .order import replay_before
 from .task import RemovedData, Stream, Task, slug
 
 
@@ -24,7 +25,8 @@ class TaskPlan:
         repeats (`bool`): Whether the trunk trains on the branch's batches too, after the rewind (`extra`).
         num_samples (`int`, *optional*): Size of the dataset; unknown for a streaming task, 0 for one whose data is no
             longer given.
-        num_unused_samples (`int`): Samples that no pass reaches, because passes are whole global batches.
+        num_unused_samples (`int`): Samples that each pass leaves out, because passes are whole global batches; which
+            ones changes from pass to pass.
         fingerprint (`str`): Identity of the data.
         branch_batch (`int`, *optional*): The batch with which the branch begins, where it does not go on after the
             trunk's last.
@@ -90,12 +92,14 @@ class StreamPlan:
         global_batch_size (`int`): Samples of one optimizer step over all processes and accumulated batches.
         rewinds (`bool`): Whether the trunk's weights come back after a branch (not with `rewind="none"`).
         restarts (`bool`): Whether every task starts from the first weights again (GDumb).
+        replay_fraction (`float`): Share of a later task's batches that earlier tasks fill.
     """
 
     tasks: tuple[TaskPlan, ...]
     global_batch_size: int
     rewinds: bool = True
     restarts: bool = False
+    replay_fraction: float = 0.0
 
     @property
     def num_steps(self) -> int:
@@ -168,17 +172,18 @@ class StreamPlan:
         return list(accumulate(steps, initial=0))
 
     def describe(self, task: TaskPlan) -> str:
-        """One line on a task: its steps, whom its samples reach, and what no step reaches."""
-        size = self.global_batch_size
+        """One line on a task: its steps, whom its own samples reach, and what a pass leaves out."""
         line = f"{task.name}: steps {task.start_step}–{task.end_step}"
         if task.branch_step is not None:
             line += f", annealing from {task.branch_step}"
+            trunk_steps = task.num_steps - task.num_anneal_steps
+            samples = self._own_before(task, task.num_steps) - self._own_before(task, trunk_steps)
             reached = (
                 "are trained on by the trunk afterwards"
                 if task.repeats
                 else "reach this task's release only, unless replayed"
             )
-            line += f"; the {task.num_anneal_steps * size} samples of the branch {reached}" if self.rewinds else ""
+            line += f"; the {samples} samples of the branch {reached}" if self.rewinds else ""
         if task.num_unused_samples:
             line += (
                 f"; each pass leaves out {task.num_unused_samples} of {task.num_samples} samples (not a whole batch)"
@@ -188,25 +193,60 @@ class StreamPlan:
     def epochs_at(self, step: int) -> float:
         """Passes over tasks completed after `step` updates; a streaming task counts as one pass.
 
-        A repeat on the trunk counts like the pass that it repeats, so that the number only grows.
+        A pass is one over a task's own samples, however many others are replayed among them. A repeat on the trunk
+        counts like the pass that it repeats, so that the number only grows.
         """
         index = self.segment_of(step)
         segment = self.segments[index]
-        done = min(step - segment.start_step, segment.num_steps)
-        return self._epochs_before[index] + done / self._steps_per_epoch(self.tasks[segment.task])
+        return self._epochs_before[index] + self._passes(segment, min(step - segment.start_step, segment.num_steps))
 
     @cached_property
     def _epochs_before(self) -> list[float]:
-        passes = (segment.num_steps / self._steps_per_epoch(self.tasks[segment.task]) for segment in self.segments)
+        passes = (self._passes(segment, segment.num_steps) for segment in self.segments)
         return list(accumulate(passes, initial=0.0))
 
-    def ends_pass(self, step: int) -> bool:
-        """Whether the update that made `step` updates was the last of a pass over its task."""
-        segment = self.segments[self.segment_of(step - 1)]
-        return (segment.first_batch + step - segment.start_step) % self._steps_per_epoch(self.tasks[segment.task]) == 0
+    def _passes(self, segment: Segment, num_steps: int) -> float:
+        """Passes over its task's samples that the first updates of a segment make."""
+        task = self.tasks[segment.task]
+        if not task.num_samples:
+            return num_steps / task.num_steps
+        first, stop = segment.first_batch, segment.first_batch + num_steps
+        return (self._own_before(task, stop) - self._own_before(task, first)) / self._usable(task)
 
-    def _steps_per_epoch(self, task: TaskPlan) -> int:
-        return task.num_samples // self.global_batch_size if task.num_samples else task.num_steps
+    def ends_pass(self, step: int) -> bool:
+        """Whether the update that made `step` updates took the last sample of a pass over its task."""
+        segment = self.segments[self.segment_of(step - 1)]
+        task, batches = self.tasks[segment.task], segment.first_batch + step - segment.start_step
+        if not task.num_samples:
+            return batches % task.num_steps == 0
+        before, after = (self._own_before(task, number) // self._usable(task) for number in (batches - 1, batches))
+        return after > before
+
+    def _usable(self, task: TaskPlan) -> int:
+        """Samples of a pass over a map-style task."""
+        assert task.num_samples is not None
+        return task.num_samples - task.num_unused_samples
+
+    def _own_before(self, task: TaskPlan, batch: int) -> int:
+        return own_before(self, task.index, batch, self.replay_fraction)
+
+
+def own_before(plan: StreamPlan, task: int, batch: int, replay_fraction: float) -> int:
+    """A task's own samples in its batches before `batch`.
+
+    Args:
+        plan ([`StreamPlan`]): The tasks.
+        task (`int`): Its index.
+        batch (`int`): Counted in the task.
+        replay_fraction (`float`): Share of each batch that earlier tasks fill.
+    """
+    size = plan.global_batch_size
+    return batch * size - (replay_before(batch, replay_fraction, size) if has_source(plan, task) else 0)
+
+
+def has_source(plan: StreamPlan, task: int) -> bool:
+    """Whether there is an earlier task whose data is given."""
+    return any(plan.tasks[earlier].num_samples != 0 for earlier in range(task))
 
 
 def task_lengths(
@@ -286,6 +326,7 @@ def plan_stream(
     anneal_budget: str = "within",
     rewinds: bool = True,
     restarts: bool = False,
+    replay_fraction: float = 0.0,
 ) -> StreamPlan:
     """Lays the tasks one after another.
 
@@ -298,6 +339,7 @@ def plan_stream(
         anneal_budget (`str`): `within`, or `extra` for a trunk that repeats the branch's batches.
         rewinds (`bool`): Whether the trunk comes back after a branch.
         restarts (`bool`): Whether every task starts from the first weights again.
+        replay_fraction (`float`): As in [`StreamPlan`].
     """
     plans: list[TaskPlan] = []
     start = 0
@@ -321,4 +363,4 @@ def plan_stream(
             )
         plans.append(plan)
         start = plan.next_start_step
-    return StreamPlan(tuple(plans), global_batch_size, rewinds, restarts)
+    return StreamPlan(tuple(plans), global_batch_size, rewinds, restarts, replay_fraction)

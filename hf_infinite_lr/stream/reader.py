@@ -72,7 +72,9 @@ class StreamReader:
 
     def anew(self) -> StreamReader:
         """A second reader of the same samples, at their start; neither moves the other."""
-        dataset = self.dataset if isinstance(self.dataset, IterableDataset) else copy.deepcopy(self.dataset)
+        dataset = unshared(self.dataset)
+        if dataset is self.dataset:  # of a kind that is not known here
+            dataset = copy.deepcopy(dataset)
         return StreamReader(self.name, dataset, self.seed, self.task, self.block_size)
 
     def take(self, start: int, count: int) -> list[Any]:
@@ -175,9 +177,11 @@ def unshared(dataset: Any) -> Any:
     """A stream whose position no other moves: those that `skip`, `take` or `filter` make of one stream share its.
 
     Only what has a position is copied: functions and files of the stream may be large, or not to be copied at all.
+    A stream of another kind is returned as it is, unless it does this itself, by a method `unshared`; such a one also
+    goes back to its start by `load_state_dict(None)`.
     """
     if not isinstance(dataset, IterableDataset):
-        return dataset
+        return dataset.unshared() if hasattr(dataset, "unshared") else dataset
     own = copy.copy(dataset)
     own._epoch = copy.deepcopy(dataset._epoch)
     own._ex_iterable = _unshared(dataset._ex_iterable)
@@ -197,21 +201,41 @@ def iterator_at(dataset: Any, epoch: int, state: dict[str, Any] | None) -> Itera
     """Iterates a streaming dataset from a state of its own, or else from the start of a pass."""
     if hasattr(dataset, "set_epoch"):
         dataset.set_epoch(epoch)
-    if state is not None:
+    if state is not None or isinstance(dataset, IterableDataset) or hasattr(dataset, "unshared"):
         dataset.load_state_dict(state)
-    elif isinstance(dataset, IterableDataset):
-        dataset.load_state_dict(None)
     return iter(dataset)
 
 
 def has_exact_state(dataset: Any) -> bool:
     """Whether a dataset's state tells all: not so when a `datasets` shuffle buffer holds samples beside it."""
-    if not isinstance(dataset, IterableDataset):
-        return hasattr(dataset, "state_dict")
-    pending = [dataset._ex_iterable]
-    while pending:
-        part = pending.pop()
-        if isinstance(part, BufferShuffledExamplesIterable):
-            return False
-        pending += [part.ex_iterable] if hasattr(part, "ex_iterable") else getattr(part, "ex_iterables", [])
-    return True
+    return hasattr(dataset, "state_dict") and not any(
+        isinstance(part, BufferShuffledExamplesIterable) for part in _chain(dataset)
+    )
+
+
+def in_fixed_order(dataset: IterableDataset, what: str) -> IterableDataset:
+    """A stream whose every pass has the order of its first, for what is decided by the place of a sample.
+
+    `datasets` reads the shards of a stream in another order from the second pass on, unless it skips samples.
+
+    Args:
+        dataset (`datasets.IterableDataset`): Of which samples are chosen by their places.
+        what (`str`): Says what the places decide, for messages.
+
+    Raises:
+        ValueError: for a stream that is drawn at random, which no pass repeats.
+    """
+    if any(hasattr(part, "shift_rngs") for part in _chain(dataset)):
+        raise ValueError(
+            f"{what} goes by the places of samples, which a stream that is shuffled or drawn at random changes in "
+            "every pass: give it as it is stored; streams are shuffled by the trainer."
+        )
+    return dataset.skip(0)
+
+
+def _chain(stream: Any) -> Iterator[Any]:
+    """A stream and all that it is made of."""
+    yield stream
+    below = [getattr(stream, name) for name in ("_ex_iterable", "ex_iterable", "documents") if hasattr(stream, name)]
+    for part in [*below, *getattr(stream, "ex_iterables", ())]:
+        yield from _chain(part)

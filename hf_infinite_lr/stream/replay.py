@@ -11,7 +11,7 @@ import numpy as np
 from .buffer import StreamBuffer
 from .labels import class_of_each
 from .order import replay_before, scatter, scattered_below
-from .plan import StreamPlan
+from .plan import StreamPlan, has_source, own_before
 from .reservoir import chosen
 
 _REPLAY, _KEPT = 1, 2  # set the numbers of a draw apart from those that decide what is kept
@@ -50,21 +50,10 @@ def kept_key(seed: int, task: int) -> tuple[int, ...]:
     return seed, task, 0, _KEPT
 
 
-def own_before(plan: StreamPlan, task: int, batch: int, settings: ReplaySettings) -> int:
-    """A task's own samples in its batches before `batch`."""
-    size = plan.global_batch_size
-    return batch * size - (replay_before(batch, settings.fraction, size) if has_source(plan, task) else 0)
-
-
-def has_source(plan: StreamPlan, task: int) -> bool:
-    """Whether there is an earlier task whose data is given."""
-    return any(plan.tasks[earlier].num_samples != 0 for earlier in range(task))
-
-
 def visited(plan: StreamPlan, task: int, settings: ReplaySettings) -> int:
     """Different samples that a task has visited at its end; of a streaming task all that it has read."""
     known = plan.tasks[task]
-    own = own_before(plan, task, known.num_steps, settings)
+    own = own_before(plan, task, known.num_steps, settings.fraction)
     return own if known.num_samples is None else min(own, known.num_samples - known.num_unused_samples)
 
 
@@ -161,7 +150,7 @@ class ReplayIndices:
 
     def own_before(self, task: int, batch: int) -> int:
         """The task's own samples in its batches before `batch`."""
-        return own_before(self.plan, task, batch, self.settings)
+        return own_before(self.plan, task, batch, self.settings.fraction)
 
     def draw(self, task: int, batch: int) -> list[tuple[int, Any]]:
         """The (task, row) pairs that a batch replays; of a streaming task (task, sample)."""

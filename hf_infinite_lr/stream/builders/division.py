@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Dataset, IterableDataset
 
 from hf_infinite_lr.stream.order import scatter
+from hf_infinite_lr.stream.reader import in_fixed_order
 from hf_infinite_lr.stream.task import Task
 
 from .table import task_table
@@ -131,6 +132,10 @@ def _tables(
 
 def _streams(dataset: IterableDataset, rule: Rule, eval_dataset: Any, num_eval_samples: int | None) -> list[Task]:
     given = _by_rule(eval_dataset, rule) if eval_dataset is not None else [None] * len(rule.names)
+    if rule.column is None:
+        dataset = in_fixed_order(dataset, "a random part")
+    elif num_eval_samples is not None:
+        dataset = in_fixed_order(dataset, f"num_eval_samples={num_eval_samples}")
     tasks = []
     for number, (name, held, holds) in enumerate(zip(rule.names, given, rule.holds, strict=True)):
         part = dataset.filter(

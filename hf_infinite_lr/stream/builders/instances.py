@@ -10,6 +10,7 @@ import numpy as np
 from datasets import IterableDataset
 
 from hf_infinite_lr.stream.order import generator, scatter, scattered_below
+from hf_infinite_lr.stream.reader import in_fixed_order
 from hf_infinite_lr.stream.task import Task
 
 from .division import Division, check_column, check_num_tasks, divide
@@ -91,7 +92,7 @@ def random_subset(dataset: Any, size: int | float, *, seed: int = 0) -> Any:
         seed (`int`): Which subset.
 
     Raises:
-        ValueError: for a size that is none, or more than there is.
+        ValueError: for a size that is none, or more than there is; for a stream that is shuffled.
 
     Example:
 
@@ -109,7 +110,9 @@ def random_subset(dataset: Any, size: int | float, *, seed: int = 0) -> Any:
     if isinstance(dataset, IterableDataset):
         if not share:
             raise ValueError(f"subset={size} needs the number of all samples: of a streaming dataset give a share.")
-        return dataset.filter(_in_subset, with_indices=True, input_columns=[], fn_kwargs={"share": size, "seed": seed})
+        choice = {"share": size, "seed": seed}
+        stored = in_fixed_order(dataset, f"subset={size}")
+        return stored.filter(_in_subset, with_indices=True, input_columns=[], fn_kwargs=choice)
     number = max(1, int(size * len(dataset) + 1e-9)) if share else int(size)
     if number > len(dataset):
         raise ValueError(f"subset={size} is more than the {len(dataset)} samples that there are.")
