@@ -204,6 +204,16 @@ def test_ten_thousand_tasks_give_a_short_card(tmp_path):
     assert "task 9999" in card
 
 
+def test_facts_that_no_template_can_be_filled_with_are_refused(tmp_path):
+    facts = facts_of(run_of(["web"], tmp_path / "run"))
+    facts["model"]["kind"] = "mae"
+    with pytest.raises(ValueError, match=r"The card cannot be rendered \(UndefinedError"):
+        render_card(facts)
+    del facts["stream"]
+    with pytest.raises(ValueError, match=r"The card cannot be rendered \(KeyError: 'stream'\)"):
+        render_card(facts)
+
+
 def test_words_from_outside_are_shown_as_they_are():
     assert text("a\n\n# b <i>*c*") == r"a \# b &lt;i&gt;\*c\*"
     assert code("x\ny") == "`x y`"

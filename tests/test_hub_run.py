@@ -213,6 +213,22 @@ def test_a_card_lies_in_every_release_also_of_a_run_that_does_not_publish(tiny, 
     assert not (tmp_path / "run" / "hub").exists()
 
 
+def test_a_card_that_cannot_be_rendered_costs_the_training_nothing(tiny, tmp_path, monkeypatch, caplog):
+    class MAEForCausalLM(LlamaForCausalLM):
+        """A name that says nothing of what it is."""
+
+    made = tiny.model
+    monkeypatch.setattr(tiny, "model", lambda dropout: MAEForCausalLM(made(dropout).config))
+    trainer = tiny.run(tmp_path / "lm", tiny.data("a"))
+    card = (tmp_path / "lm" / "releases" / "01-a" / "README.md").read_text()
+    assert "A causal language model (`MAEForCausalLM`)" in card
+    monkeypatch.setattr("hf_infinite_lr.hub.facts._kind", lambda *given: "mae")
+    trainer = tiny.run(tmp_path / "mae", tiny.data("a"))
+    assert trainer.state.global_step == 8
+    assert tiny.weights(tmp_path / "mae" / "releases" / "01-a")
+    assert "releases/01-a has no card: The card cannot be rendered (UndefinedError: " in caplog.text
+
+
 def test_annealing_after_the_fact_leaves_a_card_too(tiny, tmp_path):
     trainer = tiny.run(tmp_path / "run", tiny.data("a"))
     release = trainer.anneal(tmp_path / "run" / "trunk" / "01-a", 1)

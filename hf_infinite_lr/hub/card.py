@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 import jinja2
+import yaml
 from huggingface_hub import ModelCard
 
 from hf_infinite_lr.announcement import format_rate
@@ -36,10 +37,15 @@ def render_card(facts: Mapping[str, Any], *, repo_id: str | None = None) -> str:
         `str`: Metadata and Markdown.
 
     Raises:
-        ValueError: if the metadata does not survive huggingface_hub's own reading.
+        ValueError: if the metadata does not survive huggingface_hub's own reading, or a template cannot be filled.
     """
-    facts = _complete(facts)
-    repo_id = repo_id or facts["hub"]["repo_id"]
+    try:
+        return _rendered(_complete(facts), repo_id or facts["hub"]["repo_id"])
+    except (jinja2.TemplateError, yaml.YAMLError, LookupError, TypeError, FileNotFoundError) as error:
+        raise ValueError(f"The card cannot be rendered ({type(error).__name__}: {error}).") from error
+
+
+def _rendered(facts: Mapping[str, Any], repo_id: str | None) -> str:
     repo_id = repo_id if repo_id and "/" in repo_id else None
     metadata = card_metadata(facts, repo_id)
     body = _environment().get_template(TEMPLATES[facts["model"]["kind"]]).render(**_words(facts, repo_id))

@@ -114,7 +114,7 @@ def model_facts(
         "class": model_class,
         "base_class": base_class,
         "type": config.get("model_type"),
-        "kind": "adapter" if adapter else _kind(model_class),
+        "kind": "adapter" if adapter else _kind(config, model_class),
         "causal": model_class.endswith(("ForCausalLM", "LMHeadModel")),
         "num_parameters": num_parameters,
         "num_trained": num_trained,
@@ -126,8 +126,8 @@ def model_facts(
     }
 
 
-def _kind(model_class: str) -> str:
-    if "MAE" in model_class:
+def _kind(config: Mapping[str, Any], model_class: str) -> str:
+    if config.get("model_type") == "vit_mae":
         return "mae"
     return "lm" if model_class.endswith(("ForCausalLM", "LMHeadModel")) else "model"
 

@@ -196,7 +196,10 @@ class Publishing(Host):
             pictures=sorted(path.name for path in (folder / REPORT_FOLDER).glob("*.png")),
         )
         write_json(folder / CARD_FACTS, facts)
-        (folder / CARD).write_text(render_card(facts), encoding="utf-8")
+        try:
+            (folder / CARD).write_text(render_card(facts), encoding="utf-8")
+        except ValueError as error:
+            logger.warning("releases/%s has no card: %s", folder.name, error)
 
     def _model_facts(self, folder: Path) -> dict[str, Any]:
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
