@@ -204,6 +204,18 @@ def test_ten_thousand_tasks_give_a_short_card(tmp_path):
     assert "task 9999" in card
 
 
+def test_a_card_for_another_repository_names_no_trunk_there(tmp_path):
+    facts = facts_of(run_of(["web", "code"], tmp_path / "run"), {"tasks": []})
+    card = render_card(facts, repo_id="org/b")
+    assert_valid(card)
+    assert "org/b@" not in card
+    assert "-trunk" not in card
+    assert "It is not in this repository; it lies in the run's own directory, `trunk/02-task`." in card
+    assert "--resume_from_checkpoint run/trunk/02-task" in card
+    facts["hub"]["repo_id"] = "b"  # as a run names it that leaves the namespace to the token
+    assert "--resume_from_checkpoint org/b@task-02-task-trunk" in render_card(facts, repo_id="org/b")
+
+
 def test_facts_that_no_template_can_be_filled_with_are_refused(tmp_path):
     facts = facts_of(run_of(["web"], tmp_path / "run"))
     facts["model"]["kind"] = "mae"

@@ -40,6 +40,7 @@ def release_facts(
     recipe: Mapping[str, Any] | None,
     hub: Mapping[str, Any],
     pictures: Sequence[str],
+    checkpoint: Path | None = None,
 ) -> dict[str, Any]:
     """Everything that the card of a release says, as JSON.
 
@@ -52,6 +53,7 @@ def release_facts(
         recipe (`Mapping`, *optional*): The recipe, of a run that has one.
         hub (`Mapping`): `repo_id` (None where it is not known), `trunks` (whether they are published), `license`.
         pictures (`Sequence[str]`): Names of the pictures in the release's `report/`.
+        checkpoint (`Path`, *optional*): Of an annealing after the fact: where it began.
     """
     tasks = run.tasks
     place = max(n for n, task in enumerate(tasks) if run.state["global_step"] > task["start_step"])
@@ -71,7 +73,7 @@ def release_facts(
         "evaluate_also": list(run.state.get("evaluate_also") or ())[:LARGEST_TABLE],
         "spent": {kind: task[kind] for kind in ("updates", "samples")} | _tokens(task, recipe),
         "schedule": _schedule(run, place),
-        "trunk": _trunk(tasks, place),
+        "trunk": _trunk(run, place, checkpoint),
         **_ways(run, place),
         "scores": [_scores(run, matrix, recipe) for matrix in run.matrices],
         "settings": {**without_paths(dict(settings)), **_run_settings(run)},
@@ -276,8 +278,9 @@ def _schedule(run: Run, place: int) -> dict[str, Any]:
     }
 
 
-def _trunk(tasks: Sequence[Mapping[str, Any]], place: int) -> dict[str, Any] | None:
+def _trunk(run: Run, place: int, checkpoint: Path | None) -> dict[str, Any] | None:
     """What the release grew from, and what that grew from."""
+    tasks = run.tasks
     task = tasks[place]
     if not task.get("directory"):
         return None
@@ -285,11 +288,20 @@ def _trunk(tasks: Sequence[Mapping[str, Any]], place: int) -> dict[str, Any] | N
     return {
         "directory": task["directory"],
         "tag": tag_of("trunk", task["directory"]),
+        "checkpoint": checkpoint and _other_than_trunk(checkpoint, run.path, task["directory"]),
         "step": task["end_step"] if branch is None else branch,
         "num_anneal_steps": 0 if branch is None else task["end_step"] - branch,
         "parent": tasks[place - 1]["directory"] if place else None,
         "parent_annealed": place > 0 and tasks[place - 1].get("branch_step") is not None,
     }
+
+
+def _other_than_trunk(checkpoint: Path, output_dir: Path, directory: str) -> str | None:
+    """A checkpoint as a command names it; None where it is the task's trunk."""
+    path, root = checkpoint.resolve(), output_dir.resolve()
+    if path == root / "trunk" / directory:
+        return None
+    return f"{_as_given(output_dir)}/{path.relative_to(root)}" if path.is_relative_to(root) else path.name
 
 
 def _scores(run: Run, matrix: TaskMatrix, recipe: Mapping[str, Any] | None) -> dict[str, Any]:

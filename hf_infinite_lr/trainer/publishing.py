@@ -61,6 +61,7 @@ class Publishing(Host):
     plan: StreamPlan
     args: Any
     _annealing: bool = False
+    _resumed_from: Path | None = None
     _sender: BackgroundSender | None = None
     _newest_release: str | None = None
 
@@ -189,11 +190,12 @@ class Publishing(Host):
             compute={"device": _device_name(self.args.device), "num_processes": self.args.world_size},
             recipe=self._leave_recipe(folder),
             hub={
-                "repo_id": self.args.hub_model_id,
+                "repo_id": self._repo_id if self.args.push_to_hub else self.args.hub_model_id,
                 "trunks": bool(self.args.push_to_hub and self.args.hub_strategy in _WITH_TRUNKS),
                 "license": self.args.hub_license,
             },
             pictures=sorted(path.name for path in (folder / REPORT_FOLDER).glob("*.png")),
+            checkpoint=self._resumed_from if self._annealing else None,
         )
         write_json(folder / CARD_FACTS, facts)
         try:
