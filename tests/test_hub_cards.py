@@ -387,6 +387,26 @@ def test_changed_settings_name_no_place_and_no_account(tmp_path):
     )
 
 
+def test_changed_settings_tell_lists_and_mappings_but_no_paths(tmp_path):
+    from hf_infinite_lr import ContinualTrainingArguments
+
+    args = ContinualTrainingArguments(
+        str(tmp_path),
+        use_cpu=True,
+        task_steps=[*range(5, 1005)],
+        label_names=["labels"],
+        optim_target_modules=["layers", "/data/me/list"],
+        liger_kernel_config={"rope": False, "fused": None},
+        methods={"mas": {}},
+        merge="ema",
+    )
+    told = changed_settings(args)
+    assert told["task_steps"] == [5, 6, 7, 8, 9, 10, "...", 999, 1000, 1001, 1002, 1003, 1004]
+    assert told["label_names"] == ["labels"]
+    assert told["liger_kernel_config"] == {"rope": False, "fused": None}
+    assert not {"optim_target_modules", "methods", "merge"} & set(told)
+
+
 def test_what_a_model_is_stands_in_its_files(tmp_path):
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "/models/llama"}')
     facts = model_facts(

@@ -229,6 +229,22 @@ def test_a_card_that_cannot_be_rendered_costs_the_training_nothing(tiny, tmp_pat
     assert "releases/01-a has no card: The card cannot be rendered (UndefinedError: " in caplog.text
 
 
+@pytest.mark.filterwarnings("default")
+def test_the_card_of_an_adapter_tells_its_settings_and_the_version_of_peft(tiny, tmp_path, monkeypatch):
+    import peft
+
+    made = tiny.model
+    lora = peft.LoraConfig(r=3, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    monkeypatch.setattr(tiny, "model", lambda dropout: peft.get_peft_model(made(dropout), lora))
+    tiny.run(tmp_path / "run", tiny.data("a"))
+    card = (tmp_path / "run" / "releases" / "01-a" / "README.md").read_text()
+    assert [row for row in card.splitlines() if row.startswith("| `lora.")] == [
+        "| `lora.r` | `3` |",
+        "| `lora.target_modules` | `['q_proj', 'v_proj']` |",
+    ]
+    assert f", peft {peft.__version__}.\n" in card
+
+
 def test_annealing_after_the_fact_leaves_a_card_too(tiny, tmp_path):
     trainer = tiny.run(tmp_path / "run", tiny.data("a"))
     release = trainer.anneal(tmp_path / "run" / "trunk" / "01-a", 1)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
 from enum import Enum
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ LARGEST_TABLE = 12
 _SCHEMA_VERSION = 1
 _OF_THE_TASK = ("name", "directory", "num_samples", "start_step", "branch_step", "end_step")
 _NOT_SETTINGS = ("output_dir", "logging_dir", "run_name", "report_to", "disable_tqdm", "debug", "overwrite_output_dir")
+_TOLD_ELSEWHERE = ("methods", "merge", "peft_type", "task_type", "base_model_name_or_path", "peft_version")
 _NOT_SETTINGS_BEGIN = ("hub_", "push_", "resume_", "trackio_", "lr_scheduler_", "logging_first", "project", "do_")
 
 
@@ -77,7 +79,7 @@ def release_facts(
         **_ways(run, place),
         "scores": [_scores(run, matrix, recipe) for matrix in run.matrices],
         "settings": {**without_paths(dict(settings)), **_run_settings(run)},
-        "versions": dict(run.state.get("versions") or {}),
+        "versions": {**(run.state.get("versions") or {}), **_version_of_peft(model)},
         "compute": {**(run.state.get("compute") or {}), **compute},
         "recipe": recipe is not None,
         "pictures": list(pictures),
@@ -153,19 +155,46 @@ def changed_settings(args: Any) -> dict[str, Any]:
     """Arguments that differ from the defaults of their class, without names of places, accounts and loggers.
 
     Args:
-        args: A dataclass of arguments, such as `TrainingArguments`.
+        args: A dataclass of arguments, such as `TrainingArguments` or `peft.LoraConfig`.
     """
     changed = {}
     for item in fields(args):
         value = getattr(args, item.name)
         value = value.value if isinstance(value, Enum) else value
         default = item.default_factory() if item.default_factory is not MISSING else item.default
-        if item.name in _NOT_SETTINGS or item.name.startswith(_NOT_SETTINGS_BEGIN) or "token" in item.name:
+        if item.name in (*_NOT_SETTINGS, *_TOLD_ELSEWHERE) or item.name.startswith(_NOT_SETTINGS_BEGIN):
             continue
-        plain = isinstance(value, (bool, int, float, str)) and not (isinstance(value, str) and "/" in value)
-        if plain and value != default and (value or default is not None):
-            changed[item.name] = value
+        if value is None or "token" in item.name or not _is_plain(value):
+            continue
+        if value != default and (value or default is not None):
+            changed[item.name] = _brief(value)
     return changed
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value can stand on a card: no object, and no path."""
+    if isinstance(value, dict):
+        return all(_is_plain(item) for pair in value.items() for item in pair)
+    if isinstance(value, (list, tuple, set)):
+        return all(map(_is_plain, value))
+    if isinstance(value, str):
+        return "/" not in value and not is_local_path(value)
+    return value is None or isinstance(value, (bool, int, float))
+
+
+def _brief(value: Any) -> Any:
+    """A value with long lists cut in the middle."""
+    if isinstance(value, dict):
+        return {key: _brief(item) for key, item in value.items()}
+    if not isinstance(value, (list, tuple, set)):
+        return value
+    items = sorted(value) if isinstance(value, set) else list(value)
+    half = LARGEST_TABLE // 2
+    return items if len(items) <= LARGEST_TABLE else [*items[:half], "...", *items[-half:]]
+
+
+def _version_of_peft(model: Mapping[str, Any]) -> dict[str, str]:
+    return {"peft": version("peft")} if model["kind"] == "adapter" else {}
 
 
 def _run_settings(run: Run) -> dict[str, Any]:
@@ -269,7 +298,7 @@ def _schedule(run: Run, place: int) -> dict[str, Any]:
         "name": schedule["name"],
         "peak": schedule.get("learning_rate"),
         "constant": constant[0] if constant and schedule["name"] == "infinite" else None,
-        "arguments": {**schedule.get("arguments", {}), "warmup_steps": schedule.get("warmup_steps")},
+        "arguments": _brief({**schedule.get("arguments", {}), "warmup_steps": schedule.get("warmup_steps")}),
         "phase": last[-1]["name"] if last else None,
         "rate": last[-1]["end_rate"] if last else (logged[-1] if logged else None),
         "anneal_budget": run.state.get("settings", {}).get("anneal_budget"),

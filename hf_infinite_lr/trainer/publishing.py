@@ -186,7 +186,7 @@ class Publishing(Host):
             run,
             folder.name,
             model=self._model_facts(folder),
-            settings=changed_settings(self.args),
+            settings={**changed_settings(self.args), **self._adapter_settings()},
             compute={"device": _device_name(self.args.device), "num_processes": self.args.world_size},
             recipe=self._leave_recipe(folder),
             hub={
@@ -214,6 +214,15 @@ class Publishing(Host):
             num_trained=get_model_param_count(model, trainable_only=True),
             base_model=base_model,
         )
+
+    def _adapter_settings(self) -> dict[str, Any]:
+        """Of adapters, by their kind, as in `lora.r`."""
+        configs = getattr(self.accelerator.unwrap_model(self.model, keep_torch_compile=False), "peft_config", {})
+        return {
+            f"{config.peft_type.value.lower()}.{name}": value
+            for config in configs.values()
+            for name, value in changed_settings(config).items()
+        }
 
     def _leave_recipe(self, folder: Path) -> dict[str, Any] | None:
         """Copies the run's recipe without what belongs to this machine and this account; None without one."""
