@@ -178,6 +178,15 @@ def test_samples_of_a_stream_that_are_kept_for_replay_are_never_published(tiny, 
     tiny.trainer(tmp_path / "run", tasks, **changes)
 
 
+def test_trunks_in_shards_are_not_offered_to_the_hub(tiny, tmp_path):
+    trainer = tiny.trainer(tmp_path / "run", hub_strategy="checkpoint", **PUBLISH)
+    trainer.is_fsdp_enabled = True
+    with pytest.raises(ValueError, match=r"hub_strategy='checkpoint' cannot be used with FSDP.*'every_save'"):
+        trainer._check_publication()
+    trainer.args.hub_strategy = "every_save"
+    trainer._check_publication()
+
+
 def test_offline_the_queue_fills_and_a_finished_run_sends_it_later(tiny, tmp_path, monkeypatch, caplog):
     with LoopbackHub() as hub:
         connect(monkeypatch, hub, tmp_path / "cache")

@@ -86,14 +86,20 @@ class Publishing(Host):
             )
 
     def _check_publication(self) -> None:
-        """Refuses to publish training data: a trunk holds the samples that streaming tasks keep for replay.
+        """Refuses trunks that cannot be published, and those that hold samples which streaming tasks keep for replay.
 
         Raises:
-            ValueError: naming the settings and the task.
+            ValueError: naming the settings, and the task or the engine.
         """
+        if not (self.args.push_to_hub and self.args.hub_strategy in _WITH_TRUNKS):
+            return
+        if self.is_fsdp_enabled:
+            raise ValueError(
+                f"hub_strategy={self.args.hub_strategy.value!r} cannot be used with FSDP, whose trunks are shards and "
+                "pickles that are not published: choose hub_strategy='every_save'."
+            )
         streaming = [task.name for task in self.plan.tasks if task.num_samples is None]
-        trunks = self.args.push_to_hub and self.args.hub_strategy in _WITH_TRUNKS
-        if trunks and streaming and self.args.replay_fraction:
+        if streaming and self.args.replay_fraction:
             raise ValueError(
                 f"hub_strategy={self.args.hub_strategy.value!r} with replay_fraction={self.args.replay_fraction} "
                 f"would publish the samples that the streaming task {streaming[0]!r} keeps for replay, which lie in "
