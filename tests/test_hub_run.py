@@ -187,6 +187,18 @@ def test_trunks_in_shards_are_not_offered_to_the_hub(tiny, tmp_path):
     trainer._check_publication()
 
 
+@pytest.mark.parametrize("engine", ["FSDP", "DeepSpeed"])
+def test_an_engine_that_unpickles_takes_no_trunk_from_the_hub(tiny, tmp_path, monkeypatch, engine):
+    with LoopbackHub() as hub:
+        connect(monkeypatch, hub, tmp_path / "cache")
+        trainer = tiny.trainer(tmp_path / "run")
+        setattr(trainer, f"is_{engine.lower()}_enabled", True)
+        for go_on in (trainer.train, lambda checkpoint: trainer.anneal(checkpoint, 2)):
+            with pytest.raises(ValueError, match=rf"'user/model@x' cannot be used with {engine}.* pass its path"):
+                go_on("user/model@x")
+        assert hub.calls == []
+
+
 def test_offline_the_queue_fills_and_a_finished_run_sends_it_later(tiny, tmp_path, monkeypatch, caplog):
     with LoopbackHub() as hub:
         connect(monkeypatch, hub, tmp_path / "cache")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -244,17 +245,28 @@ class Publishing(Host):
     # ---- From the Hub ------------------------------------------------------------------------------------------
 
     def _local_checkpoint(self, checkpoint: Any) -> Any:
-        """A checkpoint as this run can use it: a trunk of the Hub is downloaded into `trunk/` first."""
+        """A checkpoint as this run can use it: a trunk of the Hub is downloaded into `trunk/` first.
+
+        Raises:
+            ValueError: under an engine that would unpickle it.
+        """
         if not isinstance(checkpoint, str) or not is_hub_revision(checkpoint):
             return checkpoint
-        with checkpoints.incoming(self._output_dir, self.accelerator, f"{checkpoints.INCOMING}-trunk") as aside:
-            if self.is_world_process_zero():
-                folder = aside / "downloaded"
-                name = fetch_trunk(checkpoint, folder, checkpoints.fault_of, token=self.args.hub_token)
-                self._take_trunk(folder, self._output_dir / "trunk" / name, checkpoint)
-                (aside / "name").write_text(name, encoding="utf-8")
-            self.accelerator.wait_for_everyone()
-            return str(self._output_dir / "trunk" / (aside / "name").read_text(encoding="utf-8"))
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError(
+                f"resume_from_checkpoint={checkpoint!r} cannot be used with "
+                f"{'FSDP' if self.is_fsdp_enabled else 'DeepSpeed'}, which unpickles what it loads: if you trust it, "
+                "download it yourself (hf download) and pass its path."
+            )
+        return checkpoints.asked_of_main(self.accelerator, lambda: self._fetched_trunk(checkpoint))
+
+    def _fetched_trunk(self, checkpoint: str) -> str:
+        self._output_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{checkpoints.INCOMING}-", dir=self._output_dir) as aside:
+            folder = Path(aside) / "downloaded"
+            name = fetch_trunk(checkpoint, folder, checkpoints.fault_of, token=self.args.hub_token)
+            self._take_trunk(folder, self._output_dir / "trunk" / name, checkpoint)
+        return str(self._output_dir / "trunk" / name)
 
     def _take_trunk(self, folder: Path, target: Path, checkpoint: str) -> None:
         """Puts a downloaded trunk where the run looks for it, and never over another one."""
