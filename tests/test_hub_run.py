@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,11 @@ import pytest
 import torch
 import yaml
 from loopback_hub import CALLS, LoopbackHub, connect
-from transformers import AutoModelForCausalLM, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, TrainerCallback
 
 from hf_infinite_lr.manifest import manifest_of
 from hf_infinite_lr.stream import Task
+from hf_infinite_lr.trainer.preemption import Preemption
 
 PLANTED = ("hf_plantedtoken", "planteduser", "plantedhost")
 PUBLISH = {"push_to_hub": True, "hub_model_id": "user/model", "hub_token": "hf_plantedtoken"}
@@ -199,6 +201,52 @@ def test_an_engine_that_unpickles_takes_no_trunk_from_the_hub(tiny, tmp_path, mo
         assert hub.calls == []
 
 
+def test_what_a_kill_has_kept_from_the_queue_is_queued_when_the_run_goes_on(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    run, settings = tmp_path / "run", {"hub_strategy": "checkpoint", "evaluate_on": "none", **PUBLISH}
+
+    def killed(name):
+        raise KeyboardInterrupt
+
+    first = tiny.trainer(run, **settings)
+    monkeypatch.setattr(first, "_publish_trunk", killed)
+    with pytest.raises(KeyboardInterrupt):
+        first.train()
+    assert first._queue.waiting() == []
+    second = tiny.run(run, resume=True, stop_at=6, **settings)
+    assert [each.folder for each in second._queue.waiting()] == ["trunk/01-a"]
+    tiny.run(run, resume=True, **settings)
+    folders = [f"{kind}/{name}" for name in ("01-a", "02-b", "03-c") for kind in ("trunk", "releases")]
+    assert [each.folder for each in second._queue.waiting()] == folders
+    (run / "hub" / "waiting").rename(run / "hub" / "sent")
+    for file in (run / "hub" / "sent").glob("*.json"):
+        publication = json.loads(file.read_text())
+        del publication["schema_version"]
+        file.write_text(json.dumps({"repo_id": "user/model", "publication": publication}))
+    next((run / "hub" / "sent").glob("*release-02-b.json")).unlink()
+    tiny.run(run, resume=True, **settings)
+    assert [each.folder for each in second._queue.waiting()] == ["releases/02-b"]
+
+
+def test_a_run_that_is_requeued_keeps_its_last_release_for_the_end(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    settings = {"hub_strategy": "end", "evaluate_on": "none", **PUBLISH}
+
+    class Sigterm(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 10:
+                signal.raise_signal(signal.SIGTERM)
+
+    trainer = tiny.trainer(tmp_path / "run", callbacks=[Sigterm()], **settings)
+    with Preemption(trainer) as preemption:
+        trainer.train()
+    assert preemption.acted
+    assert (tmp_path / "run" / "releases" / "01-a").exists()
+    assert trainer._queue.waiting() == []
+    tiny.run(tmp_path / "run", resume=True, **settings)
+    assert [each.folder for each in trainer._queue.waiting()] == ["releases/03-c"]
+
+
 def test_offline_the_queue_fills_and_a_finished_run_sends_it_later(tiny, tmp_path, monkeypatch, caplog):
     with LoopbackHub() as hub:
         connect(monkeypatch, hub, tmp_path / "cache")
@@ -315,6 +363,48 @@ RECIPE = {
     "hub_model_id": "user/model",
     "hub_strategy": "all_checkpoints",
 }
+
+
+TOGETHER = """
+import sys
+import conftest as tiny
+from hf_infinite_lr.cli.run import leave_process_group
+from hf_infinite_lr.trainer import mixin, publishing
+
+mixin.write_report = publishing.write_report_of = lambda *given: None
+out, settings = sys.argv[1], {"noise": False, "dropout": 0.0, "per_device_train_batch_size": 4, "evaluate_on": "none"}
+publish = {"push_to_hub": True, "hub_model_id": "user/model", "hub_strategy": "checkpoint", "ddp_timeout": 20}
+tiny.run(f"{out}/first", tiny.data("ab"), **publish, **settings)
+try:
+    tiny.run(f"{out}/refused", tiny.data("ab"), resume="user/model@none", **settings)
+except ValueError as error:
+    open(f"{out}/refusal.{tiny.os.environ['RANK']}", "w").write(str(error))
+done = tiny.run(f"{out}/second", tiny.data("ab"), resume="user/model@task-01-a-trunk", **settings)
+open(f"{out}/end.{tiny.os.environ['RANK']}", "w").write(str(done.state.global_step))
+leave_process_group(wait=True)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_outlast_an_upload_and_go_on_from_the_hub(tmp_path, tiny):
+    """The upload waits longer than a collective may last; what one process is refused, both are."""
+    (tmp_path / "together.py").write_text(TOGETHER)
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with LoopbackHub() as hub:
+        hub.fail("create_repo", 503, retry_after=45)
+        client = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf")}
+        environment = {**os.environ, **client, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        words = [sys.executable, "-W", "ignore", *launcher, str(tmp_path / "together.py"), str(tmp_path)]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert hub.titles("trunk") == ["trunk 01-a", "trunk 02-b"]
+    refusals = {(tmp_path / f"refusal.{rank}").read_text() for rank in (0, 1)}
+    assert len(refusals) == 1
+    assert "'user/model@none' cannot be had" in refusals.pop()
+    assert [(tmp_path / f"end.{rank}").read_text() for rank in (0, 1)] == ["14", "14"]
+    ends = [tiny.weights(tmp_path / run / "releases" / "02-b") for run in ("first", "second")]
+    assert tiny.same_tensors(*ends)
 
 
 @pytest.mark.slow

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import threading
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from hf_infinite_lr.hub import (
     CARD_FACTS,
     RECIPE,
     BackgroundSender,
+    Publication,
     PublicationQueue,
     Publisher,
     changed_settings,
@@ -33,6 +36,7 @@ from hf_infinite_lr.hub import (
     weights_digest,
     without_paths,
 )
+from hf_infinite_lr.hub.queue import KINDS
 from hf_infinite_lr.methods.head import base_of
 from hf_infinite_lr.report.markdown import REPORT_FOLDER, write_report_of
 from hf_infinite_lr.report.run import Run, known_matrices
@@ -49,6 +53,7 @@ TRUNK_BRANCH = "trunk"
 
 _WITH_TRUNKS = (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
 _PRIVATE_KEYS = ("hub_", "push_", "resume_")
+_ASK_AGAIN_SECONDS = 1.0
 
 
 class Publishing(Host):
@@ -64,6 +69,7 @@ class Publishing(Host):
     _annealing: bool = False
     _resumed_from: Path | None = None
     _sender: BackgroundSender | None = None
+    _finishing: threading.Thread | None = None
     _newest_release: str | None = None
 
     @property
@@ -111,15 +117,35 @@ class Publishing(Host):
         """Checkpoints are not published; trunks are, by the queue."""
 
     def _finish_current_push(self) -> None:
-        """Waits for the queue at the end of the training; after SIGTERM there is no time to, and it keeps."""
-        if not self.args.push_to_hub or not self.is_world_process_zero():
+        """Waits for the queue at the end of the training; after SIGTERM there is no time to, and it keeps.
+
+        The other processes ask again and again: one collective as long as an upload could end the job by its time-out.
+        """
+        if not self.args.push_to_hub:
             return
-        if self.args.hub_strategy == HubStrategy.END and self._newest_release is not None:
+        checkpoints.asked_of_main(self.accelerator, self._queue_the_rest)
+        while checkpoints.asked_of_main(self.accelerator, lambda: not self._preempted and self._is_sending()):
+            pass
+
+    def _queue_the_rest(self) -> None:
+        # A run that is requeued has its last release still to come.
+        if self.args.hub_strategy == HubStrategy.END and self._newest_release is not None and not self._preempted:
             self._publish("release", self._newest_release)
-        if self._queue.waiting():
-            self._send()
-        if self._sender is not None and not self._preempted:
-            self._sender.finish()
+        self._queue_missed()
+        self._send_waiting()
+
+    def _is_sending(self) -> bool:
+        """Waits a moment for what was queued; whether some of it is still being sent."""
+        if self._sender is None:
+            return False
+        if self._finishing is None:
+            self._finishing = threading.Thread(target=self._sender.finish, name="hub-finish", daemon=True)
+            self._finishing.start()
+        self._finishing.join(_ASK_AGAIN_SECONDS)
+        if self._finishing.is_alive():
+            return True
+        self._finishing = None
+        return False
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> str | None:  # type: ignore[override]
         """Sends the queue and waits for it; called at the end of scripts and by `save_model`.
@@ -135,10 +161,9 @@ class Publishing(Host):
         found = releases_of(self._output_dir, [task.directory for task in self.plan.tasks])
         for name in found[-1:] if self.args.hub_strategy == HubStrategy.END else found:
             self._publish("release", name)
-        if self._queue.waiting():
-            self._send()
-        if self._sender is not None:
-            self._sender.finish()
+        self._send_waiting()
+        while self._is_sending():
+            pass
         return self._repo_id
 
     @property
@@ -167,11 +192,46 @@ class Publishing(Host):
             self._publish("release", name)
             self._send()
 
+    def _queue_missed(self) -> None:
+        """Queues what of the passed tasks neither waits nor was sent, as after a kill between a save and its queueing.
+
+        What an earlier process has left in the queue is sent too.
+        """
+        if not self.args.push_to_hub or not self.is_world_process_zero() or self._annealing:
+            return
+        waiting = {(each.kind, each.name) for each in self._queue.waiting()}
+        sent = {Publication(**each["publication"]) for each in self._queue.sent()}
+        for kind, name in self._passed():
+            folder = self._output_dir / KINDS[kind] / name
+            if (kind, name) in waiting or checkpoints.fault_of(folder, trust_unchanged=True) is not None:
+                continue
+            if (new := self._publication(kind, name)) not in sent:
+                self._queue.add(new)
+        self._send_waiting()
+
+    def _passed(self) -> Iterator[tuple[str, str]]:
+        """Kind and name of what `hub_strategy` publishes of the tasks up to here."""
+        step, strategy, last = self.state.global_step, self.args.hub_strategy, self.plan.tasks[-1]
+        for task in self.plan.tasks:
+            trunk_step = task.end_step if task.branch_step is None else task.branch_step
+            if strategy in _WITH_TRUNKS and trunk_step <= step:
+                yield "trunk", task.directory
+            released = self.args.release == "each" or (self.args.release == "last" and task is last)
+            if strategy != HubStrategy.END and released and task.end_step <= step:
+                yield "release", task.directory
+
     def _publish(self, kind: str, name: str) -> None:
-        branch = TRUNK_BRANCH if kind == "trunk" else self.args.hub_revision or "main"
-        new = self._queue.publication(kind, name, self._repo_id, branch=branch, private=self.args.hub_private_repo)
+        new = self._publication(kind, name)
         if not self._queue.has_sent(new):
             self._queue.add(new)
+
+    def _publication(self, kind: str, name: str) -> Publication:
+        branch = TRUNK_BRANCH if kind == "trunk" else self.args.hub_revision or "main"
+        return self._queue.publication(kind, name, self._repo_id, branch=branch, private=self.args.hub_private_repo)
+
+    def _send_waiting(self) -> None:
+        if self._queue.waiting():
+            self._send()
 
     def _send(self) -> None:
         if self._sender is None:
