@@ -16,6 +16,7 @@ import yaml
 from loopback_hub import CALLS, LoopbackHub, connect
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, TrainerCallback
 
+from hf_infinite_lr.cli import main
 from hf_infinite_lr.manifest import manifest_of
 from hf_infinite_lr.stream import Task
 from hf_infinite_lr.trainer.preemption import Preemption
@@ -167,9 +168,11 @@ def test_strategies(tiny, tmp_path, monkeypatch, strategy, expected):
         assert hub.titles() == [t for name in expected for t in (f"release {name}", f"Card of release {name}")]
         assert ("trunk" in hub.repos["user/model"].branches) == (strategy == "checkpoint")
         assert hub.repos["user/model"].private
-        calls = len(hub.calls)
         trainer.save_model(str(tmp_path / "again"))
-        assert "commit" not in hub.calls[calls:] or strategy == "end"
+        assert list(hub.repos) == ["user/model"]
+        branches = hub.repos["user/model"].branches.values()
+        commits = {commit.oid for branch in branches for commit in branch.history}
+        assert len(commits) == 1 + 2 * len(expected) + (3 if strategy == "checkpoint" else 0)
 
 
 def test_samples_of_a_stream_that_are_kept_for_replay_are_never_published(tiny, tmp_path):
@@ -363,6 +366,17 @@ RECIPE = {
     "hub_model_id": "user/model",
     "hub_strategy": "all_checkpoints",
 }
+
+
+def test_train_ends_well_with_a_queue_and_says_how_to_send_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    task = {"name": "docs", "builtin": "docs", "max_bytes": 20_000, "eval_bytes": 2048}
+    recipe = {**RECIPE, "tasks": [task], "task_steps": 5, "evaluate_on": "none", "output_dir": str(tmp_path / "run")}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert main(["train", "--config", str(tmp_path / "recipe.yaml")]) == 0
+    said = capsys.readouterr().err
+    assert "Not on the Hub yet: trunk/01-docs, releases/01-docs (HF_HUB_OFFLINE is set)." in said
+    assert f"hf-infinite-lr push {tmp_path / 'run'}" in said
 
 
 TOGETHER = """
