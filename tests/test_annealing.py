@@ -99,6 +99,39 @@ def test_annealing_does_not_stop_where_the_run_did(tiny, tmp_path):
     assert weights(release)
 
 
+def card_of(release):
+    return " ".join((release / "README.md").read_text().split())
+
+
+def test_the_card_of_a_release_says_which_checkpoint_it_grew_from(tiny, tmp_path):
+    settings = {"max_steps": 4, "save_steps": 1}
+    tiny.run(tmp_path, **settings)
+    card = card_of(tiny.trainer(tmp_path, **settings).anneal(tmp_path / "checkpoint-4", 2))
+    place = f"{tmp_path.name}/checkpoint-4"
+    for words in (
+        f"| grew from the trunk | `{place}`, step 4 |",
+        "| constant learning rate of the trunk | 7.5e-3 |",
+        "not in this release; it is in the checkpoint",
+        f"Continue from the checkpoint that it grew from, at step 4, which has the optimizer's and the schedule's "
+        f"state. It is not published; the run had it as `{place}`.",
+        f'trainer.train("{place}")',
+        f'trainer.anneal("{place}", num_anneal_steps=4)',
+        "The annealing trained on the batches to which the task would have come next.",
+    ):
+        assert words in card
+    assert "trunk/01-a" not in card
+    card = card_of(tiny.trainer(tmp_path, **settings).anneal(tmp_path / "checkpoint-3", 2))
+    assert "checkpoint-3`, step 3 |" in card
+    assert "constant" not in card.split("## Use it")[0]
+
+
+def test_the_card_of_another_branch_of_a_trunk_names_the_trunk(tiny, tmp_path):
+    tiny.run(tmp_path, tiny.data("a"))
+    card = card_of(tiny.trainer(tmp_path, tiny.data("a")).anneal(tmp_path / "trunk" / "01-a", 1))
+    assert "| grew from the trunk | `trunk/01-a`, step 6 |" in card
+    assert f'trainer.train("{tmp_path.name}/trunk/01-a")' in card
+
+
 @pytest.mark.parametrize("replay_fraction", [0.0, 0.25])
 def test_other_data_where_the_own_is_gone(tiny, tmp_path, replay_fraction):
     """Nothing of the run's own data is needed; the trunk's files stay as they were."""

@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
-from itertools import pairwise
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -30,6 +30,7 @@ HOSTILE = [
     "<script>alert(1)</script><img src=x onerror=y>",
     "| pipes | and *stars* [link](javascript:x) ![p](q)",
     "\u202eright to left \U0001f600 \x07",
+    "back\\slash \\| and \\` and \\",
 ]
 
 
@@ -100,10 +101,11 @@ def assert_valid(card):
     """Metadata that the Hub takes, and Markdown whose tables and fences are whole."""
     assert card_faults(card) == []
     body = card.split("\n---\n", 1)[1]
-    tables = [line for line in body.splitlines() if line.startswith("|")]
-    for before, line in pairwise(tables):
-        if re.fullmatch(r"[| :-]+", line) and "---" in line:
-            assert columns_of(before) == columns_of(line)
+    tables = [list(lines) for is_row, lines in groupby(body.splitlines(), lambda line: line[:1] == "|") if is_row]
+    assert len(tables) >= 3
+    for table in tables:
+        assert re.fullmatch(r"[| :-]+", table[1])
+        assert {columns_of(row) for row in table} == {columns_of(table[1])}
     assert sum(line.startswith("```") for line in body.splitlines()) % 2 == 0
     for line in re.sub(r"^```.*?^```", "", body, flags=re.DOTALL | re.MULTILINE).splitlines():
         assert not line.startswith(("---", "<"))
@@ -194,14 +196,36 @@ def test_hostile_names_stay_valid_metadata_and_readable_markdown(name, tmp_path)
 
 
 def test_ten_thousand_tasks_give_a_short_card(tmp_path):
-    names = [f"task {n}" for n in range(10_000)]
+    names = [f"{HOSTILE[n % len(HOSTILE)]} {n}" for n in range(10_000)]
     facts = facts_of(run_of(names, tmp_path / "run"))
     card = render_card(facts)
     assert_valid(card)
     assert len(card) < 20_000
     assert len(json.dumps(facts)) < 20_000
     assert f"{10_000 - LARGEST_TABLE:,} more" in card
-    assert "task 9999" in card
+    assert f"| 10000 | **{text(names[-1])}** |" in card
+
+
+def test_a_card_for_another_repository_names_no_trunk_there(tmp_path):
+    facts = facts_of(run_of(["web", "code"], tmp_path / "run"), {"tasks": []})
+    card = render_card(facts, repo_id="org/b")
+    assert_valid(card)
+    assert "org/b@" not in card
+    assert "-trunk" not in card
+    assert "It is not in this repository; it lies in the run's own directory, `trunk/02-task`." in card
+    assert "--resume_from_checkpoint run/trunk/02-task" in card
+    facts["hub"]["repo_id"] = "b"  # as a run names it that leaves the namespace to the token
+    assert "--resume_from_checkpoint org/b@task-02-task-trunk" in render_card(facts, repo_id="org/b")
+
+
+def test_facts_that_no_template_can_be_filled_with_are_refused(tmp_path):
+    facts = facts_of(run_of(["web"], tmp_path / "run"))
+    facts["model"]["kind"] = "mae"
+    with pytest.raises(ValueError, match=r"The card cannot be rendered \(UndefinedError"):
+        render_card(facts)
+    del facts["stream"]
+    with pytest.raises(ValueError, match=r"The card cannot be rendered \(KeyError: 'stream'\)"):
+        render_card(facts)
 
 
 def test_words_from_outside_are_shown_as_they_are():
@@ -334,7 +358,8 @@ def test_the_rendered_examples_are_what_their_stored_inputs_give(facts):
 def test_there_are_examples_and_every_template_is_packed():
     import tomllib
 
-    assert len(list(EXAMPLES.glob("*.json"))) >= 2
+    kinds = [json.loads(path.read_text())["model"]["kind"] for path in EXAMPLES.glob("*.json")]
+    assert sorted(kinds) == ["adapter", "lm", "mae"]
     project = tomllib.loads((EXAMPLES.parent.parent / "pyproject.toml").read_text())
     packed = project["tool"]["setuptools"]["data-files"]["share/hf_infinite_lr/model_cards"]
     root = EXAMPLES.parent.parent
@@ -363,6 +388,26 @@ def test_changed_settings_name_no_place_and_no_account(tmp_path):
     assert changed_settings(args) == {"learning_rate": 1e-3, "use_cpu": True} | (
         {} if args.dataloader_pin_memory else {"dataloader_pin_memory": False}
     )
+
+
+def test_changed_settings_tell_lists_and_mappings_but_no_paths(tmp_path):
+    from hf_infinite_lr import ContinualTrainingArguments
+
+    args = ContinualTrainingArguments(
+        str(tmp_path),
+        use_cpu=True,
+        task_steps=[*range(5, 1005)],
+        label_names=["labels"],
+        optim_target_modules=["layers", "/data/me/list"],
+        liger_kernel_config={"rope": False, "fused": None},
+        methods={"mas": {}},
+        merge="ema",
+    )
+    told = changed_settings(args)
+    assert told["task_steps"] == [5, 6, 7, 8, 9, 10, "...", 999, 1000, 1001, 1002, 1003, 1004]
+    assert told["label_names"] == ["labels"]
+    assert told["liger_kernel_config"] == {"rope": False, "fused": None}
+    assert not {"optim_target_modules", "methods", "merge"} & set(told)
 
 
 def test_what_a_model_is_stands_in_its_files(tmp_path):

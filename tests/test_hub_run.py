@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,12 @@ import pytest
 import torch
 import yaml
 from loopback_hub import CALLS, LoopbackHub, connect
-from transformers import AutoModelForCausalLM, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, TrainerCallback
 
+from hf_infinite_lr.cli import main
 from hf_infinite_lr.manifest import manifest_of
 from hf_infinite_lr.stream import Task
+from hf_infinite_lr.trainer.preemption import Preemption
 
 PLANTED = ("hf_plantedtoken", "planteduser", "plantedhost")
 PUBLISH = {"push_to_hub": True, "hub_model_id": "user/model", "hub_token": "hf_plantedtoken"}
@@ -165,9 +168,11 @@ def test_strategies(tiny, tmp_path, monkeypatch, strategy, expected):
         assert hub.titles() == [t for name in expected for t in (f"release {name}", f"Card of release {name}")]
         assert ("trunk" in hub.repos["user/model"].branches) == (strategy == "checkpoint")
         assert hub.repos["user/model"].private
-        calls = len(hub.calls)
         trainer.save_model(str(tmp_path / "again"))
-        assert "commit" not in hub.calls[calls:] or strategy == "end"
+        assert list(hub.repos) == ["user/model"]
+        branches = hub.repos["user/model"].branches.values()
+        commits = {commit.oid for branch in branches for commit in branch.history}
+        assert len(commits) == 1 + 2 * len(expected) + (3 if strategy == "checkpoint" else 0)
 
 
 def test_samples_of_a_stream_that_are_kept_for_replay_are_never_published(tiny, tmp_path):
@@ -176,6 +181,73 @@ def test_samples_of_a_stream_that_are_kept_for_replay_are_never_published(tiny, 
     with pytest.raises(ValueError, match=r"would publish the samples that the streaming task 'a' keeps for replay"):
         tiny.trainer(tmp_path / "run", tasks, replay_fraction=0.25, **changes)
     tiny.trainer(tmp_path / "run", tasks, **changes)
+
+
+def test_trunks_in_shards_are_not_offered_to_the_hub(tiny, tmp_path):
+    trainer = tiny.trainer(tmp_path / "run", hub_strategy="checkpoint", **PUBLISH)
+    trainer.is_fsdp_enabled = True
+    with pytest.raises(ValueError, match=r"hub_strategy='checkpoint' cannot be used with FSDP.*'every_save'"):
+        trainer._check_publication()
+    trainer.args.hub_strategy = "every_save"
+    trainer._check_publication()
+
+
+@pytest.mark.parametrize("engine", ["FSDP", "DeepSpeed"])
+def test_an_engine_that_unpickles_takes_no_trunk_from_the_hub(tiny, tmp_path, monkeypatch, engine):
+    with LoopbackHub() as hub:
+        connect(monkeypatch, hub, tmp_path / "cache")
+        trainer = tiny.trainer(tmp_path / "run")
+        setattr(trainer, f"is_{engine.lower()}_enabled", True)
+        for go_on in (trainer.train, lambda checkpoint: trainer.anneal(checkpoint, 2)):
+            with pytest.raises(ValueError, match=rf"'user/model@x' cannot be used with {engine}.* pass its path"):
+                go_on("user/model@x")
+        assert hub.calls == []
+
+
+def test_what_a_kill_has_kept_from_the_queue_is_queued_when_the_run_goes_on(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    run, settings = tmp_path / "run", {"hub_strategy": "checkpoint", "evaluate_on": "none", **PUBLISH}
+
+    def killed(name):
+        raise KeyboardInterrupt
+
+    first = tiny.trainer(run, **settings)
+    monkeypatch.setattr(first, "_publish_trunk", killed)
+    with pytest.raises(KeyboardInterrupt):
+        first.train()
+    assert first._queue.waiting() == []
+    second = tiny.run(run, resume=True, stop_at=6, **settings)
+    assert [each.folder for each in second._queue.waiting()] == ["trunk/01-a"]
+    tiny.run(run, resume=True, **settings)
+    folders = [f"{kind}/{name}" for name in ("01-a", "02-b", "03-c") for kind in ("trunk", "releases")]
+    assert [each.folder for each in second._queue.waiting()] == folders
+    (run / "hub" / "waiting").rename(run / "hub" / "sent")
+    for file in (run / "hub" / "sent").glob("*.json"):
+        publication = json.loads(file.read_text())
+        del publication["schema_version"]
+        file.write_text(json.dumps({"repo_id": "user/model", "publication": publication}))
+    next((run / "hub" / "sent").glob("*release-02-b.json")).unlink()
+    tiny.run(run, resume=True, **settings)
+    assert [each.folder for each in second._queue.waiting()] == ["releases/02-b"]
+
+
+def test_a_run_that_is_requeued_keeps_its_last_release_for_the_end(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    settings = {"hub_strategy": "end", "evaluate_on": "none", **PUBLISH}
+
+    class Sigterm(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 10:
+                signal.raise_signal(signal.SIGTERM)
+
+    trainer = tiny.trainer(tmp_path / "run", callbacks=[Sigterm()], **settings)
+    with Preemption(trainer) as preemption:
+        trainer.train()
+    assert preemption.acted
+    assert (tmp_path / "run" / "releases" / "01-a").exists()
+    assert trainer._queue.waiting() == []
+    tiny.run(tmp_path / "run", resume=True, **settings)
+    assert [each.folder for each in trainer._queue.waiting()] == ["releases/03-c"]
 
 
 def test_offline_the_queue_fills_and_a_finished_run_sends_it_later(tiny, tmp_path, monkeypatch, caplog):
@@ -211,6 +283,38 @@ def test_a_card_lies_in_every_release_also_of_a_run_that_does_not_publish(tiny, 
     assert "license: mit" in card
     assert "run/trunk/01-a" in card
     assert not (tmp_path / "run" / "hub").exists()
+
+
+def test_a_card_that_cannot_be_rendered_costs_the_training_nothing(tiny, tmp_path, monkeypatch, caplog):
+    class MAEForCausalLM(LlamaForCausalLM):
+        """A name that says nothing of what it is."""
+
+    made = tiny.model
+    monkeypatch.setattr(tiny, "model", lambda dropout: MAEForCausalLM(made(dropout).config))
+    trainer = tiny.run(tmp_path / "lm", tiny.data("a"))
+    card = (tmp_path / "lm" / "releases" / "01-a" / "README.md").read_text()
+    assert "A causal language model (`MAEForCausalLM`)" in card
+    monkeypatch.setattr("hf_infinite_lr.hub.facts._kind", lambda *given: "mae")
+    trainer = tiny.run(tmp_path / "mae", tiny.data("a"))
+    assert trainer.state.global_step == 8
+    assert tiny.weights(tmp_path / "mae" / "releases" / "01-a")
+    assert "releases/01-a has no card: The card cannot be rendered (UndefinedError: " in caplog.text
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_card_of_an_adapter_tells_its_settings_and_the_version_of_peft(tiny, tmp_path, monkeypatch):
+    import peft
+
+    made = tiny.model
+    lora = peft.LoraConfig(r=3, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    monkeypatch.setattr(tiny, "model", lambda dropout: peft.get_peft_model(made(dropout), lora))
+    tiny.run(tmp_path / "run", tiny.data("a"))
+    card = (tmp_path / "run" / "releases" / "01-a" / "README.md").read_text()
+    assert [row for row in card.splitlines() if row.startswith("| `lora.")] == [
+        "| `lora.r` | `3` |",
+        "| `lora.target_modules` | `['q_proj', 'v_proj']` |",
+    ]
+    assert f", peft {peft.__version__}.\n" in card
 
 
 def test_annealing_after_the_fact_leaves_a_card_too(tiny, tmp_path):
@@ -262,6 +366,59 @@ RECIPE = {
     "hub_model_id": "user/model",
     "hub_strategy": "all_checkpoints",
 }
+
+
+def test_train_ends_well_with_a_queue_and_says_how_to_send_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    task = {"name": "docs", "builtin": "docs", "max_bytes": 20_000, "eval_bytes": 2048}
+    recipe = {**RECIPE, "tasks": [task], "task_steps": 5, "evaluate_on": "none", "output_dir": str(tmp_path / "run")}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert main(["train", "--config", str(tmp_path / "recipe.yaml")]) == 0
+    said = capsys.readouterr().err
+    assert "Not on the Hub yet: trunk/01-docs, releases/01-docs (HF_HUB_OFFLINE is set)." in said
+    assert f"hf-infinite-lr push {tmp_path / 'run'}" in said
+
+
+TOGETHER = """
+import sys
+import conftest as tiny
+from hf_infinite_lr.cli.run import leave_process_group
+from hf_infinite_lr.trainer import mixin, publishing
+
+mixin.write_report = publishing.write_report_of = lambda *given: None
+out, settings = sys.argv[1], {"noise": False, "dropout": 0.0, "per_device_train_batch_size": 4, "evaluate_on": "none"}
+publish = {"push_to_hub": True, "hub_model_id": "user/model", "hub_strategy": "checkpoint", "ddp_timeout": 20}
+tiny.run(f"{out}/first", tiny.data("ab"), **publish, **settings)
+try:
+    tiny.run(f"{out}/refused", tiny.data("ab"), resume="user/model@none", **settings)
+except ValueError as error:
+    open(f"{out}/refusal.{tiny.os.environ['RANK']}", "w").write(str(error))
+done = tiny.run(f"{out}/second", tiny.data("ab"), resume="user/model@task-01-a-trunk", **settings)
+open(f"{out}/end.{tiny.os.environ['RANK']}", "w").write(str(done.state.global_step))
+leave_process_group(wait=True)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_outlast_an_upload_and_go_on_from_the_hub(tmp_path, tiny):
+    """The upload waits longer than a collective may last; what one process is refused, both are."""
+    (tmp_path / "together.py").write_text(TOGETHER)
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with LoopbackHub() as hub:
+        hub.fail("create_repo", 503, retry_after=45)
+        client = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf")}
+        environment = {**os.environ, **client, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        words = [sys.executable, "-W", "ignore", *launcher, str(tmp_path / "together.py"), str(tmp_path)]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert hub.titles("trunk") == ["trunk 01-a", "trunk 02-b"]
+    refusals = {(tmp_path / f"refusal.{rank}").read_text() for rank in (0, 1)}
+    assert len(refusals) == 1
+    assert "'user/model@none' cannot be had" in refusals.pop()
+    assert [(tmp_path / f"end.{rank}").read_text() for rank in (0, 1)] == ["14", "14"]
+    ends = [tiny.weights(tmp_path / run / "releases" / "02-b") for run in ("first", "second")]
+    assert tiny.same_tensors(*ends)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 import jinja2
+import yaml
 from huggingface_hub import ModelCard
 
 from hf_infinite_lr.announcement import format_rate
@@ -36,10 +37,15 @@ def render_card(facts: Mapping[str, Any], *, repo_id: str | None = None) -> str:
         `str`: Metadata and Markdown.
 
     Raises:
-        ValueError: if the metadata does not survive huggingface_hub's own reading.
+        ValueError: if the metadata does not survive huggingface_hub's own reading, or a template cannot be filled.
     """
-    facts = _complete(facts)
-    repo_id = repo_id or facts["hub"]["repo_id"]
+    try:
+        return _rendered(_complete(facts), repo_id or facts["hub"]["repo_id"])
+    except (jinja2.TemplateError, yaml.YAMLError, LookupError, TypeError, FileNotFoundError) as error:
+        raise ValueError(f"The card cannot be rendered ({type(error).__name__}: {error}).") from error
+
+
+def _rendered(facts: Mapping[str, Any], repo_id: str | None) -> str:
     repo_id = repo_id if repo_id and "/" in repo_id else None
     metadata = card_metadata(facts, repo_id)
     body = _environment().get_template(TEMPLATES[facts["model"]["kind"]]).render(**_words(facts, repo_id))
@@ -52,7 +58,8 @@ def render_card(facts: Mapping[str, Any], *, repo_id: str | None = None) -> str:
 def _complete(facts: Mapping[str, Any]) -> dict[str, Any]:
     """The facts with what those of earlier releases do not say."""
     model = {"base_class": facts["model"]["class"], **facts["model"]}
-    return {"rewind": "full", "methods": {}, "merge": None, **facts, "model": model}
+    trunk = facts["trunk"] and {"checkpoint": None, **facts["trunk"]}
+    return {"rewind": "full", "methods": {}, "merge": None, **facts, "model": model, "trunk": trunk}
 
 
 @cache
@@ -105,7 +112,7 @@ def _words(facts: Mapping[str, Any], repo_id: str | None) -> dict[str, Any]:
     """What the templates read: the facts, the names under which the model is loaded, and finished tables."""
     tag = tag_of("release", facts["directory"])
     path = f"{facts['output_dir']}/releases/{facts['directory']}"
-    trunk_on_hub = bool(repo_id and facts["hub"]["trunks"])
+    trunk, trunk_on_hub = facts["trunk"], _trunk_is_in(repo_id, facts)
     told = scores_of(facts)
     return {
         **facts,
@@ -115,6 +122,8 @@ def _words(facts: Mapping[str, Any], repo_id: str | None) -> dict[str, Any]:
         "revision": f", revision={_python(tag)}" if repo_id else "",
         "local": facts["output_dir"],
         "trunk_on_hub": trunk_on_hub,
+        "trunk_path": trunk and (trunk["checkpoint"] or f"{facts['output_dir']}/trunk/{trunk['directory']}"),
+        "unpublished": "not in this repository" if repo_id and facts["hub"]["trunks"] else "not published",
         "annealed_on": facts.get("annealed_on"),
         "annealed_on_data": _annealed_on(facts.get("annealed_on")),
         "glance_table": markdown(_glance(facts, trunk_on_hub)),
@@ -130,6 +139,14 @@ def _words(facts: Mapping[str, Any], repo_id: str | None) -> dict[str, Any]:
     }
 
 
+def _trunk_is_in(repo_id: str | None, facts: Mapping[str, Any]) -> bool:
+    """Whether a repository has the trunk: the run has published it there, and not to another one."""
+    hub, trunk = facts["hub"], facts["trunk"]
+    if not repo_id or not trunk or not hub["trunks"] or trunk["checkpoint"]:
+        return False
+    return hub["repo_id"] in (repo_id, repo_id.partition("/")[2], None)
+
+
 def _glance(facts: Mapping[str, Any], trunk_on_hub: bool) -> list[list[str]]:
     schedule, spent, trunk = facts["schedule"], facts["spent"], facts["trunk"]
     rows = [["", ""], ["task", f"{facts['task']['number']} of {facts['num_tasks']}, {text(facts['task']['name'])}"]]
@@ -141,9 +158,10 @@ def _glance(facts: Mapping[str, Any], trunk_on_hub: bool) -> list[list[str]]:
         rows.append(["constant learning rate of the trunk", format_rate(schedule["constant"])])
     for kind, counts in spent.items():
         rows.append([f"{kind}: on the path / spent", f"{count(counts['on_path'])} / {count(counts['spent'])}"])
-    rows.append(["optimizer state", "not in this release; it is in the trunk" if trunk else "not in this release"])
+    state = f"; it is in the {'checkpoint' if trunk['checkpoint'] else 'trunk'}" if trunk else ""
+    rows.append(["optimizer state", f"not in this release{state}"])
     if trunk:
-        own = _trunk_name(trunk["directory"], trunk_on_hub)
+        own = code(trunk["checkpoint"]) if trunk["checkpoint"] else _trunk_name(trunk["directory"], trunk_on_hub)
         rows.append(["grew from the trunk", f"{own}, step {count(trunk['step'])}"])
         rows.append(["parent of that trunk", _parent(facts, trunk_on_hub)])
     return rows

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
 from enum import Enum
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ LARGEST_TABLE = 12
 _SCHEMA_VERSION = 1
 _OF_THE_TASK = ("name", "directory", "num_samples", "start_step", "branch_step", "end_step")
 _NOT_SETTINGS = ("output_dir", "logging_dir", "run_name", "report_to", "disable_tqdm", "debug", "overwrite_output_dir")
+_TOLD_ELSEWHERE = ("methods", "merge", "peft_type", "task_type", "base_model_name_or_path", "peft_version")
 _NOT_SETTINGS_BEGIN = ("hub_", "push_", "resume_", "trackio_", "lr_scheduler_", "logging_first", "project", "do_")
 
 
@@ -40,6 +42,7 @@ def release_facts(
     recipe: Mapping[str, Any] | None,
     hub: Mapping[str, Any],
     pictures: Sequence[str],
+    checkpoint: Path | None = None,
 ) -> dict[str, Any]:
     """Everything that the card of a release says, as JSON.
 
@@ -52,6 +55,7 @@ def release_facts(
         recipe (`Mapping`, *optional*): The recipe, of a run that has one.
         hub (`Mapping`): `repo_id` (None where it is not known), `trunks` (whether they are published), `license`.
         pictures (`Sequence[str]`): Names of the pictures in the release's `report/`.
+        checkpoint (`Path`, *optional*): Of an annealing after the fact: where it began.
     """
     tasks = run.tasks
     place = max(n for n, task in enumerate(tasks) if run.state["global_step"] > task["start_step"])
@@ -71,11 +75,11 @@ def release_facts(
         "evaluate_also": list(run.state.get("evaluate_also") or ())[:LARGEST_TABLE],
         "spent": {kind: task[kind] for kind in ("updates", "samples")} | _tokens(task, recipe),
         "schedule": _schedule(run, place),
-        "trunk": _trunk(tasks, place),
+        "trunk": _trunk(run, place, checkpoint),
         **_ways(run, place),
         "scores": [_scores(run, matrix, recipe) for matrix in run.matrices],
         "settings": {**without_paths(dict(settings)), **_run_settings(run)},
-        "versions": dict(run.state.get("versions") or {}),
+        "versions": {**(run.state.get("versions") or {}), **_version_of_peft(model)},
         "compute": {**(run.state.get("compute") or {}), **compute},
         "recipe": recipe is not None,
         "pictures": list(pictures),
@@ -114,7 +118,7 @@ def model_facts(
         "class": model_class,
         "base_class": base_class,
         "type": config.get("model_type"),
-        "kind": "adapter" if adapter else _kind(model_class),
+        "kind": "adapter" if adapter else _kind(config, model_class),
         "causal": model_class.endswith(("ForCausalLM", "LMHeadModel")),
         "num_parameters": num_parameters,
         "num_trained": num_trained,
@@ -126,8 +130,8 @@ def model_facts(
     }
 
 
-def _kind(model_class: str) -> str:
-    if "MAE" in model_class:
+def _kind(config: Mapping[str, Any], model_class: str) -> str:
+    if config.get("model_type") == "vit_mae":
         return "mae"
     return "lm" if model_class.endswith(("ForCausalLM", "LMHeadModel")) else "model"
 
@@ -151,19 +155,46 @@ def changed_settings(args: Any) -> dict[str, Any]:
     """Arguments that differ from the defaults of their class, without names of places, accounts and loggers.
 
     Args:
-        args: A dataclass of arguments, such as `TrainingArguments`.
+        args: A dataclass of arguments, such as `TrainingArguments` or `peft.LoraConfig`.
     """
     changed = {}
     for item in fields(args):
         value = getattr(args, item.name)
         value = value.value if isinstance(value, Enum) else value
         default = item.default_factory() if item.default_factory is not MISSING else item.default
-        if item.name in _NOT_SETTINGS or item.name.startswith(_NOT_SETTINGS_BEGIN) or "token" in item.name:
+        if item.name in (*_NOT_SETTINGS, *_TOLD_ELSEWHERE) or item.name.startswith(_NOT_SETTINGS_BEGIN):
             continue
-        plain = isinstance(value, (bool, int, float, str)) and not (isinstance(value, str) and "/" in value)
-        if plain and value != default and (value or default is not None):
-            changed[item.name] = value
+        if value is None or "token" in item.name or not _is_plain(value):
+            continue
+        if value != default and (value or default is not None):
+            changed[item.name] = _brief(value)
     return changed
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value can stand on a card: no object, and no path."""
+    if isinstance(value, dict):
+        return all(_is_plain(item) for pair in value.items() for item in pair)
+    if isinstance(value, (list, tuple, set)):
+        return all(map(_is_plain, value))
+    if isinstance(value, str):
+        return "/" not in value and not is_local_path(value)
+    return value is None or isinstance(value, (bool, int, float))
+
+
+def _brief(value: Any) -> Any:
+    """A value with long lists cut in the middle."""
+    if isinstance(value, dict):
+        return {key: _brief(item) for key, item in value.items()}
+    if not isinstance(value, (list, tuple, set)):
+        return value
+    items = sorted(value) if isinstance(value, set) else list(value)
+    half = LARGEST_TABLE // 2
+    return items if len(items) <= LARGEST_TABLE else [*items[:half], "...", *items[-half:]]
+
+
+def _version_of_peft(model: Mapping[str, Any]) -> dict[str, str]:
+    return {"peft": version("peft")} if model["kind"] == "adapter" else {}
 
 
 def _run_settings(run: Run) -> dict[str, Any]:
@@ -267,7 +298,7 @@ def _schedule(run: Run, place: int) -> dict[str, Any]:
         "name": schedule["name"],
         "peak": schedule.get("learning_rate"),
         "constant": constant[0] if constant and schedule["name"] == "infinite" else None,
-        "arguments": {**schedule.get("arguments", {}), "warmup_steps": schedule.get("warmup_steps")},
+        "arguments": _brief({**schedule.get("arguments", {}), "warmup_steps": schedule.get("warmup_steps")}),
         "phase": last[-1]["name"] if last else None,
         "rate": last[-1]["end_rate"] if last else (logged[-1] if logged else None),
         "anneal_budget": run.state.get("settings", {}).get("anneal_budget"),
@@ -276,8 +307,9 @@ def _schedule(run: Run, place: int) -> dict[str, Any]:
     }
 
 
-def _trunk(tasks: Sequence[Mapping[str, Any]], place: int) -> dict[str, Any] | None:
+def _trunk(run: Run, place: int, checkpoint: Path | None) -> dict[str, Any] | None:
     """What the release grew from, and what that grew from."""
+    tasks = run.tasks
     task = tasks[place]
     if not task.get("directory"):
         return None
@@ -285,11 +317,20 @@ def _trunk(tasks: Sequence[Mapping[str, Any]], place: int) -> dict[str, Any] | N
     return {
         "directory": task["directory"],
         "tag": tag_of("trunk", task["directory"]),
+        "checkpoint": checkpoint and _other_than_trunk(checkpoint, run.path, task["directory"]),
         "step": task["end_step"] if branch is None else branch,
         "num_anneal_steps": 0 if branch is None else task["end_step"] - branch,
         "parent": tasks[place - 1]["directory"] if place else None,
         "parent_annealed": place > 0 and tasks[place - 1].get("branch_step") is not None,
     }
+
+
+def _other_than_trunk(checkpoint: Path, output_dir: Path, directory: str) -> str | None:
+    """A checkpoint as a command names it; None where it is the task's trunk."""
+    path, root = checkpoint.resolve(), output_dir.resolve()
+    if path == root / "trunk" / directory:
+        return None
+    return f"{_as_given(output_dir)}/{path.relative_to(root)}" if path.is_relative_to(root) else path.name
 
 
 def _scores(run: Run, matrix: TaskMatrix, recipe: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -171,9 +171,10 @@ def annealing_schedule(plan: StreamPlan, schedule: Schedule, arguments: dict[str
     """
     task = plan.tasks[-1]
     assert task.branch_step is not None
-    constant = schedule(task.branch_step)
-    before = Phase("constant", task.index, task.branch_step, constant, constant, "constant")
-    anneal = annealing_phase(task.index, task.num_anneal_steps, constant, arguments, peak=peak, step=task.branch_step)
+    rate, phase = schedule(task.branch_step), schedule.at(task.branch_step).phase.name
+    name = phase if phase in ("warmup", "cooldown_to_constant") else "constant"
+    before = Phase(name, task.index, task.branch_step, rate, rate, "constant")
+    anneal = annealing_phase(task.index, task.num_anneal_steps, rate, arguments, peak=peak, step=task.branch_step)
     return Schedule((before, anneal))
 
 

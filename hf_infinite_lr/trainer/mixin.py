@@ -361,6 +361,7 @@ class ContinualMixin(
         self._begin_methods(self._resumed_from)
         self._begin_merging()
         self._write_record()
+        self._queue_missed()
         self._step_seconds.start()
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:

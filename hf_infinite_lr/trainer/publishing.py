@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import tempfile
+import threading
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from hf_infinite_lr.hub import (
     CARD_FACTS,
     RECIPE,
     BackgroundSender,
+    Publication,
     PublicationQueue,
     Publisher,
     changed_settings,
@@ -32,6 +36,7 @@ from hf_infinite_lr.hub import (
     weights_digest,
     without_paths,
 )
+from hf_infinite_lr.hub.queue import KINDS
 from hf_infinite_lr.methods.head import base_of
 from hf_infinite_lr.report.markdown import REPORT_FOLDER, write_report_of
 from hf_infinite_lr.report.run import Run, known_matrices
@@ -48,6 +53,7 @@ TRUNK_BRANCH = "trunk"
 
 _WITH_TRUNKS = (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
 _PRIVATE_KEYS = ("hub_", "push_", "resume_")
+_ASK_AGAIN_SECONDS = 1.0
 
 
 class Publishing(Host):
@@ -61,7 +67,9 @@ class Publishing(Host):
     plan: StreamPlan
     args: Any
     _annealing: bool = False
+    _resumed_from: Path | None = None
     _sender: BackgroundSender | None = None
+    _finishing: threading.Thread | None = None
     _newest_release: str | None = None
 
     @property
@@ -85,14 +93,20 @@ class Publishing(Host):
             )
 
     def _check_publication(self) -> None:
-        """Refuses to publish training data: a trunk holds the samples that streaming tasks keep for replay.
+        """Refuses trunks that cannot be published, and those that hold samples which streaming tasks keep for replay.
 
         Raises:
-            ValueError: naming the settings and the task.
+            ValueError: naming the settings, and the task or the engine.
         """
+        if not (self.args.push_to_hub and self.args.hub_strategy in _WITH_TRUNKS):
+            return
+        if self.is_fsdp_enabled:
+            raise ValueError(
+                f"hub_strategy={self.args.hub_strategy.value!r} cannot be used with FSDP, whose trunks are shards and "
+                "pickles that are not published: choose hub_strategy='every_save'."
+            )
         streaming = [task.name for task in self.plan.tasks if task.num_samples is None]
-        trunks = self.args.push_to_hub and self.args.hub_strategy in _WITH_TRUNKS
-        if trunks and streaming and self.args.replay_fraction:
+        if streaming and self.args.replay_fraction:
             raise ValueError(
                 f"hub_strategy={self.args.hub_strategy.value!r} with replay_fraction={self.args.replay_fraction} "
                 f"would publish the samples that the streaming task {streaming[0]!r} keeps for replay, which lie in "
@@ -103,15 +117,35 @@ class Publishing(Host):
         """Checkpoints are not published; trunks are, by the queue."""
 
     def _finish_current_push(self) -> None:
-        """Waits for the queue at the end of the training; after SIGTERM there is no time to, and it keeps."""
-        if not self.args.push_to_hub or not self.is_world_process_zero():
+        """Waits for the queue at the end of the training; after SIGTERM there is no time to, and it keeps.
+
+        The other processes ask again and again: one collective as long as an upload could end the job by its time-out.
+        """
+        if not self.args.push_to_hub:
             return
-        if self.args.hub_strategy == HubStrategy.END and self._newest_release is not None:
+        checkpoints.asked_of_main(self.accelerator, self._queue_the_rest)
+        while checkpoints.asked_of_main(self.accelerator, lambda: not self._preempted and self._is_sending()):
+            pass
+
+    def _queue_the_rest(self) -> None:
+        # A run that is requeued has its last release still to come.
+        if self.args.hub_strategy == HubStrategy.END and self._newest_release is not None and not self._preempted:
             self._publish("release", self._newest_release)
-        if self._queue.waiting():
-            self._send()
-        if self._sender is not None and not self._preempted:
-            self._sender.finish()
+        self._queue_missed()
+        self._send_waiting()
+
+    def _is_sending(self) -> bool:
+        """Waits a moment for what was queued; whether some of it is still being sent."""
+        if self._sender is None:
+            return False
+        if self._finishing is None:
+            self._finishing = threading.Thread(target=self._sender.finish, name="hub-finish", daemon=True)
+            self._finishing.start()
+        self._finishing.join(_ASK_AGAIN_SECONDS)
+        if self._finishing.is_alive():
+            return True
+        self._finishing = None
+        return False
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> str | None:  # type: ignore[override]
         """Sends the queue and waits for it; called at the end of scripts and by `save_model`.
@@ -127,10 +161,9 @@ class Publishing(Host):
         found = releases_of(self._output_dir, [task.directory for task in self.plan.tasks])
         for name in found[-1:] if self.args.hub_strategy == HubStrategy.END else found:
             self._publish("release", name)
-        if self._queue.waiting():
-            self._send()
-        if self._sender is not None:
-            self._sender.finish()
+        self._send_waiting()
+        while self._is_sending():
+            pass
         return self._repo_id
 
     @property
@@ -159,11 +192,46 @@ class Publishing(Host):
             self._publish("release", name)
             self._send()
 
+    def _queue_missed(self) -> None:
+        """Queues what of the passed tasks neither waits nor was sent, as after a kill between a save and its queueing.
+
+        What an earlier process has left in the queue is sent too.
+        """
+        if not self.args.push_to_hub or not self.is_world_process_zero() or self._annealing:
+            return
+        waiting = {(each.kind, each.name) for each in self._queue.waiting()}
+        sent = {Publication(**each["publication"]) for each in self._queue.sent()}
+        for kind, name in self._passed():
+            folder = self._output_dir / KINDS[kind] / name
+            if (kind, name) in waiting or checkpoints.fault_of(folder, trust_unchanged=True) is not None:
+                continue
+            if (new := self._publication(kind, name)) not in sent:
+                self._queue.add(new)
+        self._send_waiting()
+
+    def _passed(self) -> Iterator[tuple[str, str]]:
+        """Kind and name of what `hub_strategy` publishes of the tasks up to here."""
+        step, strategy, last = self.state.global_step, self.args.hub_strategy, self.plan.tasks[-1]
+        for task in self.plan.tasks:
+            trunk_step = task.end_step if task.branch_step is None else task.branch_step
+            if strategy in _WITH_TRUNKS and trunk_step <= step:
+                yield "trunk", task.directory
+            released = self.args.release == "each" or (self.args.release == "last" and task is last)
+            if strategy != HubStrategy.END and released and task.end_step <= step:
+                yield "release", task.directory
+
     def _publish(self, kind: str, name: str) -> None:
-        branch = TRUNK_BRANCH if kind == "trunk" else self.args.hub_revision or "main"
-        new = self._queue.publication(kind, name, self._repo_id, branch=branch, private=self.args.hub_private_repo)
+        new = self._publication(kind, name)
         if not self._queue.has_sent(new):
             self._queue.add(new)
+
+    def _publication(self, kind: str, name: str) -> Publication:
+        branch = TRUNK_BRANCH if kind == "trunk" else self.args.hub_revision or "main"
+        return self._queue.publication(kind, name, self._repo_id, branch=branch, private=self.args.hub_private_repo)
+
+    def _send_waiting(self) -> None:
+        if self._queue.waiting():
+            self._send()
 
     def _send(self) -> None:
         if self._sender is None:
@@ -185,18 +253,22 @@ class Publishing(Host):
             run,
             folder.name,
             model=self._model_facts(folder),
-            settings=changed_settings(self.args),
+            settings={**changed_settings(self.args), **self._adapter_settings()},
             compute={"device": _device_name(self.args.device), "num_processes": self.args.world_size},
             recipe=self._leave_recipe(folder),
             hub={
-                "repo_id": self.args.hub_model_id,
+                "repo_id": self._repo_id if self.args.push_to_hub else self.args.hub_model_id,
                 "trunks": bool(self.args.push_to_hub and self.args.hub_strategy in _WITH_TRUNKS),
                 "license": self.args.hub_license,
             },
             pictures=sorted(path.name for path in (folder / REPORT_FOLDER).glob("*.png")),
+            checkpoint=self._resumed_from if self._annealing else None,
         )
         write_json(folder / CARD_FACTS, facts)
-        (folder / CARD).write_text(render_card(facts), encoding="utf-8")
+        try:
+            (folder / CARD).write_text(render_card(facts), encoding="utf-8")
+        except ValueError as error:
+            logger.warning("releases/%s has no card: %s", folder.name, error)
 
     def _model_facts(self, folder: Path) -> dict[str, Any]:
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
@@ -209,6 +281,15 @@ class Publishing(Host):
             num_trained=get_model_param_count(model, trainable_only=True),
             base_model=base_model,
         )
+
+    def _adapter_settings(self) -> dict[str, Any]:
+        """Of adapters, by their kind, as in `lora.r`."""
+        configs = getattr(self.accelerator.unwrap_model(self.model, keep_torch_compile=False), "peft_config", {})
+        return {
+            f"{config.peft_type.value.lower()}.{name}": value
+            for config in configs.values()
+            for name, value in changed_settings(config).items()
+        }
 
     def _leave_recipe(self, folder: Path) -> dict[str, Any] | None:
         """Copies the run's recipe without what belongs to this machine and this account; None without one."""
@@ -224,17 +305,28 @@ class Publishing(Host):
     # ---- From the Hub ------------------------------------------------------------------------------------------
 
     def _local_checkpoint(self, checkpoint: Any) -> Any:
-        """A checkpoint as this run can use it: a trunk of the Hub is downloaded into `trunk/` first."""
+        """A checkpoint as this run can use it: a trunk of the Hub is downloaded into `trunk/` first.
+
+        Raises:
+            ValueError: under an engine that would unpickle it.
+        """
         if not isinstance(checkpoint, str) or not is_hub_revision(checkpoint):
             return checkpoint
-        with checkpoints.incoming(self._output_dir, self.accelerator, f"{checkpoints.INCOMING}-trunk") as aside:
-            if self.is_world_process_zero():
-                folder = aside / "downloaded"
-                name = fetch_trunk(checkpoint, folder, checkpoints.fault_of, token=self.args.hub_token)
-                self._take_trunk(folder, self._output_dir / "trunk" / name, checkpoint)
-                (aside / "name").write_text(name, encoding="utf-8")
-            self.accelerator.wait_for_everyone()
-            return str(self._output_dir / "trunk" / (aside / "name").read_text(encoding="utf-8"))
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError(
+                f"resume_from_checkpoint={checkpoint!r} cannot be used with "
+                f"{'FSDP' if self.is_fsdp_enabled else 'DeepSpeed'}, which unpickles what it loads: if you trust it, "
+                "download it yourself (hf download) and pass its path."
+            )
+        return checkpoints.asked_of_main(self.accelerator, lambda: self._fetched_trunk(checkpoint))
+
+    def _fetched_trunk(self, checkpoint: str) -> str:
+        self._output_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{checkpoints.INCOMING}-", dir=self._output_dir) as aside:
+            folder = Path(aside) / "downloaded"
+            name = fetch_trunk(checkpoint, folder, checkpoints.fault_of, token=self.args.hub_token)
+            self._take_trunk(folder, self._output_dir / "trunk" / name, checkpoint)
+        return str(self._output_dir / "trunk" / name)
 
     def _take_trunk(self, folder: Path, target: Path, checkpoint: str) -> None:
         """Puts a downloaded trunk where the run looks for it, and never over another one."""
