@@ -45,6 +45,8 @@ class ScheduleLR(LRScheduler):
             `continue`, `override` or `anneal`, see [`~hf_infinite_lr.resume_policy.resume`].
         rewinds (`bool`, *optional*, defaults to `False`):
             The caller goes back to the trunk by itself after an annealing; an annealed checkpoint is not refused.
+        num_training_steps (`int`, *optional*):
+            Where the run stops, if that is known.
 
     Raises:
         `ValueError`: for an unknown policy, and from `load_state_dict` when the policy refuses the checkpoint.
@@ -66,6 +68,7 @@ class ScheduleLR(LRScheduler):
         arguments: Mapping[str, Any],
         on_resume: str = "continue",
         rewinds: bool = False,
+        num_training_steps: int | None = None,
     ) -> None:
         if on_resume not in ON_RESUME:
             raise ValueError(f"on_resume={on_resume!r} must be one of {', '.join(ON_RESUME)}.")
@@ -74,6 +77,7 @@ class ScheduleLR(LRScheduler):
         self.arguments = {key: plain_value(value) for key, value in arguments.items()}
         self.on_resume = on_resume
         self.rewinds = rewinds
+        self.num_training_steps = num_training_steps
         super().__init__(optimizer)
         self.asked_lrs = tuple(float(base_lr) for base_lr in self.base_lrs)
 
@@ -116,6 +120,7 @@ class ScheduleLR(LRScheduler):
             tuple(float(base_lr) for base_lr in self.base_lrs),
             self.last_epoch,
             self.asked_lrs,
+            self.num_training_steps,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -165,7 +170,14 @@ def _plain_scheduler(
         kwargs=given,
     )
     on_resume = given.get("on_resume", "continue")
-    return ScheduleLR(optimizer, schedule, name=name, arguments=arguments, on_resume=on_resume)
+    return ScheduleLR(
+        optimizer,
+        schedule,
+        name=name,
+        arguments=arguments,
+        on_resume=on_resume,
+        num_training_steps=num_training_steps,
+    )
 
 
 def get_infinite_schedule(

@@ -45,6 +45,8 @@ class ScheduleState:
         asked_lrs (`tuple[float, ...]`, *optional*):
             Peaks that the run asked for, which differ from `base_lrs` where a resume has kept the checkpoint's. None
             in states that do not tell.
+        num_training_steps (`int`, *optional*):
+            Where the run stops, if that is known; a checkpoint does not hold it.
     """
 
     name: str
@@ -54,6 +56,7 @@ class ScheduleState:
     base_lrs: tuple[float, ...]
     position: int
     asked_lrs: tuple[float, ...] | None = None
+    num_training_steps: int | None = None
 
     @property
     def rate(self) -> float:
@@ -198,7 +201,7 @@ def annealing_phase(
 def _num_anneal_steps(saved: ScheduleState, new: ScheduleState) -> int:
     value = new.arguments["num_anneal_steps"]
     check_steps_or_share("num_anneal_steps", value)
-    end = new.arguments.get("num_training_steps") or new.schedule.num_steps
+    end = new.num_training_steps or new.schedule.num_steps
     if isinstance(value, float) and value and (end is None or end <= saved.position):
         raise ValueError(
             f"num_anneal_steps={value!r} is a share of the remaining steps, but none remain known at step"

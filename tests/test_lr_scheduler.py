@@ -326,6 +326,11 @@ class TestAnneal:
         scheduler = load(make(on_resume="anneal", num_anneal_steps=0.5), saved_at(60))
         assert spans(scheduler)[-1] == ("anneal", 60, 80)
 
+    def test_the_remaining_steps_are_the_runs_and_not_the_last_tasks(self):
+        given = {"num_training_steps": 250, "task_steps": 100}
+        scheduler = load(make(on_resume="anneal", num_anneal_steps=0.5, **given), saved_at(210, **given))
+        assert spans(scheduler)[-1] == ("anneal", 210, 230)
+
     def test_absolute_floor_and_unchanged_peak(self):
         new = {"on_resume": "anneal", "num_anneal_steps": 10, "min_lr": 5e-5, "lr": 2 * LR}
         scheduler = load(make(**new), saved_at(60))
