@@ -162,3 +162,24 @@ def announce(
             " script with `hf-infinite-lr run`."
         )
     logger.info(line)
+
+
+def announce_resumed(
+    name: str, schedule: Schedule, learning_rate: float, num_training_steps: int | None, position: int
+) -> None:
+    """Log the line of [`describe`] for what a resumed run does instead of what was announced, on the main process.
+
+    Args:
+        name (`str`):
+            As for [`announce`], and so are the next three.
+        schedule ([`~hf_infinite_lr.schedules.Schedule`]):
+            The schedule in force.
+        learning_rate (`float`):
+            The peak in force.
+        num_training_steps (`int` or `None`):
+            Where the run stops, if that is known.
+        position (`int`):
+            The step of the checkpoint.
+    """
+    if is_main_process():
+        logger.info(f"resumed at step {position}: {describe(name, schedule, learning_rate, num_training_steps)}")

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from hf_infinite_lr.announcement import announce_resumed
 from hf_infinite_lr.arguments import ON_RESUME, plain_value
 from hf_infinite_lr.plain_run import plain_schedule
 from hf_infinite_lr.resume_policy import ScheduleState, resume
@@ -130,11 +131,14 @@ class ScheduleLR(LRScheduler):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a saved state, as the resume policy says, and write the rates into the parameter groups.
 
+        Says what the schedule will do where that is not what this scheduler was made for.
+
         Args:
             state_dict (`dict[str, Any]`):
                 From [`~ScheduleLR.state_dict`], or from another torch scheduler (with `override` or `anneal`).
         """
-        resumed = resume(ScheduleState.from_dict(state_dict), self._state(), rewinds=self.rewinds)
+        made = self._state()
+        resumed = resume(ScheduleState.from_dict(state_dict), made, rewinds=self.rewinds)
         self.name = resumed.name
         self.arguments = dict(resumed.arguments)
         self.on_resume = resumed.on_resume
@@ -143,6 +147,10 @@ class ScheduleLR(LRScheduler):
         self.asked_lrs = resumed.asked_lrs or self.asked_lrs
         self._step_count = resumed.position + 1
         self.set_position(resumed.position)
+        if not self.rewinds and (resumed.schedule, resumed.base_lrs) != (made.schedule, made.base_lrs):
+            announce_resumed(
+                resumed.name, resumed.schedule, resumed.base_lrs[0], self.num_training_steps, resumed.position
+            )
 
 
 def peak_rate(optimizer: Optimizer) -> float:

@@ -110,8 +110,9 @@ def resume(saved: ScheduleState, new: ScheduleState, *, rewinds: bool = False) -
     """Decide how to go on from a checkpoint.
 
     Equal arguments go on as saved. Else `continue` keeps the travelled phases, the current one and all rates, and
-    takes lengths and shapes of later phases from `new`; `override` takes all of `new`; `anneal` starts annealing at
-    the saved position. The result carries the new arguments, so that the same policy does not act again.
+    takes lengths and shapes of later phases from `new`, as well as the end of a constant under way; `override` takes
+    all of `new`; `anneal` starts annealing at the saved position. The result carries the new arguments, so that the
+    same policy does not act again.
 
     Args:
         saved ([`ScheduleState`]):
@@ -281,14 +282,15 @@ def _keep_travelled(old: Schedule, new: Schedule, position: int) -> Schedule:
     """Join the phases of `old` up to the end of the current one with the later phases of `new` at `old`'s rates.
 
     A task begins and an annealing ends where `new` says, so that data boundaries stay boundaries of the curve; what
-    lies between is filled with the last value. Warm-up and cool-down keep their lengths.
+    lies between is filled with the last value. Warm-up and cool-down keep their lengths. A constant under way ends
+    where `new` says, so that an annealing of a shorter run begins in time.
     """
     begun = _begun(old, position)
     phases: list[Phase] = [] if begun is None else list(old.phases[: begun + 1])
-    if phases and phases[-1].num_steps is None:
-        assert begun is not None
-        phases[-1] = replace(phases[-1], num_steps=position - old.boundaries[begun])
     reached = (-1, 0) if begun is None else _ranks(old)[begun]
+    if begun is not None and phases[-1].name == "constant":
+        end = _end_of_constant(new, reached, position)
+        phases[-1] = replace(phases[-1], num_steps=None if end is None else end - old.boundaries[begun])
     cursor = sum(phase.num_steps or 0 for phase in phases)
     for index, (phase, rank) in enumerate(zip(new.phases, _ranks(new), strict=True)):
         if rank <= reached:
@@ -307,6 +309,15 @@ def _keep_travelled(old: Schedule, new: Schedule, position: int) -> Schedule:
         phases.append(_at_old_rates(replace(phase, num_steps=num_steps), old, phases[-1] if phases else None, whole))
         cursor += num_steps or 0
     return Schedule(tuple(phases))
+
+
+def _end_of_constant(new: Schedule, reached: tuple[int, int], position: int) -> int | None:
+    """Return where `new` ends a constant under way, not before the position; None without an end."""
+    ranks = _ranks(new)
+    if reached not in ranks:
+        return position
+    index = ranks.index(reached)
+    return None if new.phases[index].num_steps is None else max(position, new.boundaries[index + 1])
 
 
 def _fill(phases: list[Phase], num_steps: int) -> None:
@@ -329,8 +340,11 @@ def _at_old_rates(phase: Phase, old: Schedule, previous: Phase | None, whole: bo
     """
     same_kind = [other for other in old.phases if other.name == phase.name]
     same_task = [other for other in same_kind if other.task == phase.task]
+    constants = [other.end for other in old.phases if other.name in ("constant", "cooldown_to_constant")]
     if phase.name == "anneal":
-        start = previous.end if previous is not None else phase.start
+        start = constants[0] if constants else phase.start
+        if previous is not None and previous.name != "anneal":
+            start = previous.end
         end = same_kind[-1].end if same_kind else phase.end
         if end == 0.0 and phase.shape not in ANNEAL_TYPES_TO_ZERO:
             raise ValueError(
@@ -339,7 +353,6 @@ def _at_old_rates(phase: Phase, old: Schedule, previous: Phase | None, whole: bo
             )
         return replace(phase, start=start, end=end)
     if phase.name in ("constant", "cooldown_to_constant"):
-        constants = [other.end for other in old.phases if other.name in ("constant", "cooldown_to_constant")]
         c = constants[0] if constants else phase.end
         return replace(phase, start=c if phase.name == "constant" else phase.start, end=c)
     if phase.name == "warmup":

@@ -180,13 +180,32 @@ class TestContinue:
         scheduler = load(make(num_cooldown_steps=20, cooldown_type="linear"), saved_at(3))
         assert spans(scheduler)[:3] == [("warmup", 0, 5), ("cooldown_to_constant", 5, 25), ("constant", 25, 80)]
 
-    def test_begun_constant_is_not_cut_by_a_longer_annealing(self):
+    def test_a_constant_under_way_gives_way_to_an_annealing_that_begins_earlier(self):
         scheduler = load(make(num_anneal_steps=50), saved_at(60))
-        assert spans(scheduler)[2:] == [("constant", 40, 80), ("anneal", 80, 100)]
+        assert spans(scheduler)[2:] == [("constant", 40, 60), ("anneal", 60, 100)]
+        scheduler = load(make(num_anneal_steps=30), saved_at(60))
+        assert spans(scheduler)[2:] == [("constant", 40, 70), ("anneal", 70, 100)]
+
+    def test_a_shortened_run_still_anneals_and_says_so(self, caplog):
+        with caplog.at_level(logging.INFO, "hf_infinite_lr"):
+            scheduler = load(make(65), saved_at(60))
+        assert spans(scheduler)[2:] == [("constant", 40, 60), ("anneal", 60, 65)]
+        assert caplog.messages[-1] == (
+            "resumed at step 60: infinite: warm-up 0–5 (to 1.0e-3), cool-down to the constant 5–40 (to 7.5e-4),"
+            " constant to 60, annealing to 65 (to 1.0e-4). To continue on new data later, use checkpoint-60, not"
+            " checkpoint-65."
+        )
+
+    def test_an_annealed_task_may_follow_another(self):
+        state = saved_at(65, task_steps=[60, 40], num_training_steps=None, num_anneal_steps=10)
+        scheduler = load(make(None, task_steps=[60, 40, 10, 10], num_anneal_steps=10, lr=2 * LR), state)
+        assert [scheduler.rate_at(n) for n in (99, 100, 110)] == pytest.approx(
+            [0.75 * LR * (0.1 / 0.75) ** 0.9, 0.75 * LR, 0.75 * LR]
+        )
 
     def test_annealing_for_the_first_time_takes_the_new_floor(self):
         scheduler = load(make(min_lr_ratio=0.3), saved_at(60, num_anneal_steps=0))
-        assert scheduler.rate_at(100) == pytest.approx(0.75 * LR)  # the constant had been promised to the end
+        assert spans(scheduler)[2:] == [("constant", 40, 80), ("anneal", 80, 100)]
         scheduler = load(make(200, min_lr_ratio=0.3), saved_at(60, num_anneal_steps=0))
         assert spans(scheduler)[2:] == [("constant", 40, 160), ("anneal", 160, 200)]
         assert scheduler.rate_at(200) == pytest.approx(0.3 * LR)
@@ -356,15 +375,15 @@ class TestAnneal:
 
 @pytest.mark.parametrize("policy", ["continue", "override", "anneal"])
 def test_a_policy_acts_once(policy, caplog):
-    def changed():
+    def new():
         return make(200, lr=2 * LR, num_anneal_steps=40, on_resume=policy)
 
-    first = load(changed(), saved_at(60))
+    first = load(new(), saved_at(60))
     rates = run(first, 10)
     state = first.state_dict()
     caplog.clear()
-    again = load(changed(), state)
-    assert caplog.messages == []
+    again = load(new(), state)
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
     assert again.schedule == first.schedule
     assert run(again, 50) == run(first, 50)
     assert len(rates) == 10

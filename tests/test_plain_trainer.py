@@ -106,6 +106,11 @@ def test_another_share_moves_a_phase_that_has_not_begun(finished):
     assert list(resumed.values()) == pytest.approx([0.75 * LR] * 9 + [0.75 * LR * (0.1 / 0.75) ** 0.5])
 
 
+def test_a_shortened_run_anneals_to_its_end(finished):
+    _, resumed = train(finished[0], resume="checkpoint-10", save_strategy="no", max_steps=12)
+    assert list(resumed.values()) == pytest.approx([0.75 * LR, 0.75 * LR * (0.1 / 0.75) ** 0.5])
+
+
 def test_an_update_that_fp16_skipped_moves_no_phase(finished, tmp_path, monkeypatch):
     skipped = iter([False, True, True, *[False] * 17])
     monkeypatch.setattr(Accelerator, "optimizer_step_was_skipped", property(lambda self: next(skipped)))
