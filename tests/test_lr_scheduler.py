@@ -65,6 +65,12 @@ def spans(scheduler):
     ]
 
 
+def changed(caplog, key):
+    """The one line that logs a changed argument."""
+    (message,) = [message for message in caplog.messages if f": {key} " in message]
+    return message
+
+
 def run(scheduler, num_steps):
     rates = []
     for _ in range(num_steps):
@@ -210,6 +216,19 @@ class TestContinue:
         assert spans(scheduler)[2:] == [("constant", 40, 160), ("anneal", 160, 200)]
         assert scheduler.rate_at(200) == pytest.approx(0.3 * LR)
 
+    def test_a_new_absolute_floor_is_not_scaled_with_the_kept_peak(self, caplog):
+        with caplog.at_level(logging.WARNING, "hf_infinite_lr"):
+            scheduler = load(make(lr=LR / 3, min_lr=1e-5), saved_at(60, num_anneal_steps=0))
+        assert scheduler.rate_at(100) == pytest.approx(1e-5)
+        assert "not applied" in changed(caplog, "learning_rate")
+        assert "applied" not in changed(caplog, "min_lr")
+
+    def test_a_floor_above_the_kept_constant_is_refused(self):
+        with pytest.raises(
+            ValueError, match=r"floor of the annealing .0.9 x .* above the checkpoint's constant .0.75"
+        ):
+            load(make(lr=3 * LR, min_lr=9e-4), saved_at(60, num_anneal_steps=0))
+
     def test_open_end_gets_an_end(self):
         state = saved_at(500, num_training_steps=None, num_cooldown_steps=35, num_anneal_steps=0)
         scheduler = load(make(1000, num_cooldown_steps=35, num_anneal_steps=100), state)
@@ -302,6 +321,85 @@ class TestContinue:
         assert all(abs(after - before) < 0.08 * LR for before, after in pairwise(steps))
         if position < 30:
             assert steps == [make_cosine(task_steps=[30, new], **kwargs).rate_at(n) for n in range(30, 31 + new)]
+
+
+class TestVerdict:
+    """What the log says of a changed argument is what has become of it."""
+
+    @pytest.mark.parametrize(
+        ("old", "new", "position", "key", "verdict"),
+        [
+            (
+                {},
+                {"min_lr_ratio": 0.0, "anneal_type": "linear"},
+                60,
+                "min_lr_ratio",
+                "not applied, because on_resume=",
+            ),
+            (
+                {"num_anneal_steps": 0},
+                {"min_lr_ratio": 0.0, "anneal_type": "linear"},
+                60,
+                "min_lr_ratio",
+                None,
+            ),
+            ({}, {"num_training_steps": 200}, 60, "num_training_steps", None),
+            ({}, {"num_cooldown_steps": 20}, 20, "num_cooldown_steps", "not applied, because no phase"),
+            ({}, {"num_cooldown_steps": 20}, 5, "num_cooldown_steps", None),
+            ({}, {"cooldown_type": "linear"}, 60, "cooldown_type", "not applied, because no phase"),
+            ({}, {"anneal_type": "linear"}, 60, "anneal_type", None),
+            ({}, {"lr": 2 * LR, "on_resume": "anneal"}, 60, "learning_rate", "not applied, because on_resume=anneal"),
+            ({}, {"min_lr_ratio": 0.2, "on_resume": "anneal"}, 60, "min_lr_ratio", None),
+            (
+                {},
+                {"constant_lr_ratio": 0.5, "on_resume": "anneal"},
+                60,
+                "constant_lr_ratio",
+                "not applied, because no",
+            ),
+            ({}, {"constant_lr_ratio": 0.5, "on_resume": "override"}, 60, "constant_lr_ratio", None),
+        ],
+    )
+    def test_infinite(self, caplog, old, new, position, key, verdict):
+        self.check(caplog, make, old, new, position, key, verdict)
+
+    @pytest.mark.parametrize(
+        ("old", "new", "position", "key", "verdict"),
+        [
+            ([0.5], [0.5, 0.25], 70, "rewarm_lr_ratio", None),
+            ([0.5], [0.4, 0.25], 30, "rewarm_lr_ratio", "applied in part, because"),
+            ([0.5], [0.4], 30, "rewarm_lr_ratio", "not applied, because on_resume"),
+            ([0.5], [0.4], 70, "rewarm_lr_ratio", "not applied, because no phase"),
+        ],
+    )
+    def test_peaks_of_later_tasks(self, caplog, old, new, position, key, verdict):
+        old, new = (
+            {"task_steps": [50] * (len(peaks) + 1), "num_training_steps": None, "rewarm_lr_ratio": peaks}
+            for peaks in (old, new)
+        )
+        self.check(caplog, make_cosine, old, new, position, key, verdict)
+
+    @pytest.mark.parametrize(
+        ("rewarm", "position", "verdict"), [(None, 30, None), (3, 30, "not applied"), (None, 60, "not applied")]
+    )
+    def test_a_warm_up_that_lies_behind(self, caplog, rewarm, position, verdict):
+        given = {"num_warmup_steps": 5, "num_tasks": 2, "num_rewarm_steps": rewarm}
+        scheduler = get_cosine_rewarm_schedule(make_optimizer(), num_training_steps=100, **given)
+        scheduler.set_position(position)
+        new = get_cosine_rewarm_schedule(make_optimizer(), num_training_steps=100, **{**given, "num_warmup_steps": 10})
+        load(new, scheduler.state_dict())
+        self.judge(changed(caplog, "warmup_steps"), verdict)
+
+    def check(self, caplog, maker, old, new, position, key, verdict):
+        with caplog.at_level(logging.WARNING, "hf_infinite_lr"):
+            load(maker(**new), saved_at(position, maker, **old))
+        self.judge(changed(caplog, key), verdict)
+
+    def judge(self, message, verdict):
+        if verdict is None:
+            assert "applied" not in message
+        else:
+            assert f"({verdict}" in message
 
 
 class TestOverride:
