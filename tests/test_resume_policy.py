@@ -64,3 +64,11 @@ def test_the_peak_of_an_appended_task_is_applied(tiny, tmp_path, caplog):
         grown = tiny.run(tmp_path / "grown", tiny.data("abc"), resume=True, **settings(0.5, 0.25))
     assert grown.lr_scheduler.schedule == tiny.trainer(tmp_path / "whole", **settings(0.5, 0.25)).schedule
     assert "rewarm_lr_ratio [0.5] -> [0.5, 0.25] (rate at" in caplog.text
+
+
+def test_annealing_at_the_resumed_step_is_refused_at_construction(tiny, tmp_path):
+    message = (
+        r"on_resume='anneal' cannot be used with ContinualTrainer.* `hf-infinite-lr anneal` or trainer.anneal\(\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        tiny.trainer(tmp_path, lr_scheduler_kwargs={**KWARGS, "on_resume": "anneal"}, **HELD_OUT)
