@@ -527,6 +527,7 @@ def test_states_that_do_not_fit():
         ({"on_resume": "restart"}, "on_resume='restart' must be one of continue, override, anneal"),
         ({"lr": 0.0}, "learning_rate=0.0 must be above 0"),
         ({"decay_type": "linear"}, "here it is anneal_type"),
+        ({"timescale": 5}, "timescale=5 is of cooldown_type='inverse_sqrt' and would change nothing with 'cosine'"),
         ({"num_training_steps": 8, "num_cooldown_steps": 2, "num_anneal_steps": 2}, "= 9, but the first task has 8"),
     ],
 )
