@@ -133,8 +133,9 @@ def announce(
 ) -> None:
     """Log the line of [`describe`] on the main process, and what the user should know besides.
 
-    That is how to save the branch point if nothing saves it, and that Trainer takes a warm-up share of the whole run
-    and not of the first task: here it arrives in steps, so that both cannot be told apart.
+    That is how to save the branch point if nothing saves it, that tasks which end before the run leave it a rest at
+    the last rate, and that Trainer takes a warm-up share of the whole run and not of the first task: here it arrives
+    in steps, so that both cannot be told apart.
 
     Args:
         name (`str`):
@@ -152,8 +153,15 @@ def announce(
         return
     if num_warmup_steps and schedule.phases[-1].task > 0:
         logger.warning(
-            f"{name}: task_steps is set, and the warm-up is {num_warmup_steps} steps; if warmup_steps was given as a"
-            f" share, Trainer took it of the whole run ({num_training_steps} steps) and not of the first task."
+            f"{name}: the run has several tasks, and the warm-up is {num_warmup_steps} steps; if warmup_steps was"
+            f" given as a share, Trainer took it of the whole run ({num_training_steps} steps) and not of the first"
+            " task."
+        )
+    end, last = schedule.num_steps, schedule.phases[-1]
+    if end is not None and end < num_training_steps and last.name != "constant":
+        logger.warning(
+            f"{name}: the tasks of task_steps end at step {end}, but the run at {num_training_steps}: the rest trains"
+            f" at the last rate ({format_rate(learning_rate * last.end)})."
         )
     line = describe(name, schedule, learning_rate, num_training_steps)
     if "use checkpoint-" in line and not trunk_savers:
@@ -162,3 +170,24 @@ def announce(
             " script with `hf-infinite-lr run`."
         )
     logger.info(line)
+
+
+def announce_resumed(
+    name: str, schedule: Schedule, learning_rate: float, num_training_steps: int | None, position: int
+) -> None:
+    """Log the line of [`describe`] for what a resumed run does instead of what was announced, on the main process.
+
+    Args:
+        name (`str`):
+            As for [`announce`], and so are the next three.
+        schedule ([`~hf_infinite_lr.schedules.Schedule`]):
+            The schedule in force.
+        learning_rate (`float`):
+            The peak in force.
+        num_training_steps (`int` or `None`):
+            Where the run stops, if that is known.
+        position (`int`):
+            The step of the checkpoint.
+    """
+    if is_main_process():
+        logger.info(f"resumed at step {position}: {describe(name, schedule, learning_rate, num_training_steps)}")

@@ -163,6 +163,11 @@ def complete_arguments(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     complete.update(given)
     if name == "infinite":
         _check_infinite(complete)
+        if "timescale" in given and complete["cooldown_type"] != "inverse_sqrt":
+            raise ValueError(
+                f"timescale={given['timescale']!r} is of cooldown_type='inverse_sqrt' and would change nothing with"
+                f" {complete['cooldown_type']!r}; leave it out."
+            )
     else:
         _check_rewarm(complete)
     return complete

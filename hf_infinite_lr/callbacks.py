@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class TrunkCheckpointCallback(TrainerCallback):
-    """Saves a checkpoint where annealing branches off, and keeps it from rotation.
+    """Saves a checkpoint where annealing branches off, keeps it from rotation, and the schedule at the global step.
 
     It does nothing in a run whose scheduler is not one of this package, and under `ContinualTrainer`, which keeps its
     own trunk. It saves whatever `save_strategy` says, also
@@ -54,7 +54,10 @@ class TrunkCheckpointCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Ask for a checkpoint at a branch point."""
+        """Set the schedule to the global step, as Trainer steps it at no skipped update; save at a branch point."""
+        scheduler = kwargs.get("lr_scheduler")
+        if isinstance(scheduler, ScheduleLR) and not scheduler.rewinds and scheduler.last_epoch != state.global_step:
+            scheduler.set_position(state.global_step)
         if state.global_step in self._branch_steps:
             control.should_save = True
 

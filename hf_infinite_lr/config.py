@@ -329,7 +329,15 @@ def schedule_of(args: Any, lengths: Sequence[int]) -> Schedule:
     Args:
         args: As in [`plan_run`].
         lengths (`Sequence[int]`): Steps of each task.
+
+    Raises:
+        ValueError: one sentence naming field, value and rule.
     """
+    if (args.lr_scheduler_kwargs or {}).get("on_resume") == "anneal":
+        raise ValueError(
+            "on_resume='anneal' cannot be used with ContinualTrainer, which anneals on branches: make a release of a "
+            "trunk by `hf-infinite-lr anneal` or trainer.anneal()."
+        )
     make = partial(
         schedule_from_arguments,
         schedule_name(args),

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from hf_infinite_lr.announcement import announce_resumed
 from hf_infinite_lr.arguments import ON_RESUME, plain_value
 from hf_infinite_lr.plain_run import plain_schedule
 from hf_infinite_lr.resume_policy import ScheduleState, resume
@@ -45,6 +46,8 @@ class ScheduleLR(LRScheduler):
             `continue`, `override` or `anneal`, see [`~hf_infinite_lr.resume_policy.resume`].
         rewinds (`bool`, *optional*, defaults to `False`):
             The caller goes back to the trunk by itself after an annealing; an annealed checkpoint is not refused.
+        num_training_steps (`int`, *optional*):
+            Where the run stops, if that is known.
 
     Raises:
         `ValueError`: for an unknown policy, and from `load_state_dict` when the policy refuses the checkpoint.
@@ -66,6 +69,7 @@ class ScheduleLR(LRScheduler):
         arguments: Mapping[str, Any],
         on_resume: str = "continue",
         rewinds: bool = False,
+        num_training_steps: int | None = None,
     ) -> None:
         if on_resume not in ON_RESUME:
             raise ValueError(f"on_resume={on_resume!r} must be one of {', '.join(ON_RESUME)}.")
@@ -74,6 +78,7 @@ class ScheduleLR(LRScheduler):
         self.arguments = {key: plain_value(value) for key, value in arguments.items()}
         self.on_resume = on_resume
         self.rewinds = rewinds
+        self.num_training_steps = num_training_steps
         super().__init__(optimizer)
         self.asked_lrs = tuple(float(base_lr) for base_lr in self.base_lrs)
 
@@ -116,6 +121,7 @@ class ScheduleLR(LRScheduler):
             tuple(float(base_lr) for base_lr in self.base_lrs),
             self.last_epoch,
             self.asked_lrs,
+            self.num_training_steps,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -125,11 +131,14 @@ class ScheduleLR(LRScheduler):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a saved state, as the resume policy says, and write the rates into the parameter groups.
 
+        Says what the schedule will do where that is not what this scheduler was made for.
+
         Args:
             state_dict (`dict[str, Any]`):
                 From [`~ScheduleLR.state_dict`], or from another torch scheduler (with `override` or `anneal`).
         """
-        resumed = resume(ScheduleState.from_dict(state_dict), self._state(), rewinds=self.rewinds)
+        made = self._state()
+        resumed = resume(ScheduleState.from_dict(state_dict), made, rewinds=self.rewinds)
         self.name = resumed.name
         self.arguments = dict(resumed.arguments)
         self.on_resume = resumed.on_resume
@@ -138,6 +147,10 @@ class ScheduleLR(LRScheduler):
         self.asked_lrs = resumed.asked_lrs or self.asked_lrs
         self._step_count = resumed.position + 1
         self.set_position(resumed.position)
+        if not self.rewinds and (resumed.schedule, resumed.base_lrs) != (made.schedule, made.base_lrs):
+            announce_resumed(
+                resumed.name, resumed.schedule, resumed.base_lrs[0], self.num_training_steps, resumed.position
+            )
 
 
 def peak_rate(optimizer: Optimizer) -> float:
@@ -165,7 +178,14 @@ def _plain_scheduler(
         kwargs=given,
     )
     on_resume = given.get("on_resume", "continue")
-    return ScheduleLR(optimizer, schedule, name=name, arguments=arguments, on_resume=on_resume)
+    return ScheduleLR(
+        optimizer,
+        schedule,
+        name=name,
+        arguments=arguments,
+        on_resume=on_resume,
+        num_training_steps=num_training_steps,
+    )
 
 
 def get_infinite_schedule(

@@ -4,6 +4,7 @@ Pure: a saved and a new [`ScheduleState`] go in, the state to go on with comes o
 """
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +24,19 @@ from hf_infinite_lr.schedules import (
 logger = logging.getLogger(__name__)
 
 STATE_VERSION = 1
+
+_FLOOR = ("min_lr_ratio", "min_lr")
+_CONSTANT = ("constant_lr_ratio", "constant_lr")
+_KEYS_OF = {
+    "warmup": ("warmup_steps",),
+    "cooldown_to_constant": ("num_cooldown_steps", "cooldown_type", "timescale", *_CONSTANT),
+    "constant": _CONSTANT,
+    "anneal": ("num_anneal_steps", "anneal_type", *_FLOOR),
+    "cosine_decay": _FLOOR,
+    "rsqrt_decay": _FLOOR,
+    "linear_end": ("num_anneal_steps",),
+}
+_KEYS_OF_THE_RUN = ("lr_scheduler_type", "task_steps", "num_training_steps", "anneal_budget", "release")
 
 
 @dataclass(frozen=True)
@@ -45,6 +59,8 @@ class ScheduleState:
         asked_lrs (`tuple[float, ...]`, *optional*):
             Peaks that the run asked for, which differ from `base_lrs` where a resume has kept the checkpoint's. None
             in states that do not tell.
+        num_training_steps (`int`, *optional*):
+            Where the run stops, if that is known; a checkpoint does not hold it.
     """
 
     name: str
@@ -54,6 +70,7 @@ class ScheduleState:
     base_lrs: tuple[float, ...]
     position: int
     asked_lrs: tuple[float, ...] | None = None
+    num_training_steps: int | None = None
 
     @property
     def rate(self) -> float:
@@ -107,8 +124,9 @@ def resume(saved: ScheduleState, new: ScheduleState, *, rewinds: bool = False) -
     """Decide how to go on from a checkpoint.
 
     Equal arguments go on as saved. Else `continue` keeps the travelled phases, the current one and all rates, and
-    takes lengths and shapes of later phases from `new`; `override` takes all of `new`; `anneal` starts annealing at
-    the saved position. The result carries the new arguments, so that the same policy does not act again.
+    takes lengths and shapes of later phases from `new`, as well as the end of a constant under way; `override` takes
+    all of `new`; `anneal` starts annealing at the saved position. The result carries the new arguments, so that the
+    same policy does not act again.
 
     Args:
         saved ([`ScheduleState`]):
@@ -198,7 +216,7 @@ def annealing_phase(
 def _num_anneal_steps(saved: ScheduleState, new: ScheduleState) -> int:
     value = new.arguments["num_anneal_steps"]
     check_steps_or_share("num_anneal_steps", value)
-    end = new.arguments.get("num_training_steps") or new.schedule.num_steps
+    end = new.num_training_steps or new.schedule.num_steps
     if isinstance(value, float) and value and (end is None or end <= saved.position):
         raise ValueError(
             f"num_anneal_steps={value!r} is a share of the remaining steps, but none remain known at step"
@@ -240,8 +258,28 @@ def _continue(saved: ScheduleState, new: ScheduleState, rewinds: bool) -> Schedu
         )
     if not rewinds:
         _refuse_annealed(saved, new)
-    schedule = _keep_travelled(saved.schedule, new.schedule, saved.position)
+    schedule = _keep_travelled(saved.schedule, _relative_to(saved.base_lrs[0], new), saved.position)
     return replace(new, schedule=schedule, base_lrs=saved.base_lrs, position=saved.position)
+
+
+def _relative_to(peak: float, new: ScheduleState) -> Schedule:
+    """Return the schedule of `new` with the levels that were given as absolute rates relative to another peak."""
+    if peak in (0.0, new.base_lrs[0]):
+        return new.schedule
+    ratio = new.base_lrs[0] / peak
+    constant = ratio if "constant_lr" in new.arguments else 1.0
+    floor = ratio if "min_lr" in new.arguments else 1.0
+    levels = {"constant": constant, "cooldown_to_constant": constant, "anneal": floor, "cosine_decay": floor}
+    return Schedule(
+        tuple(
+            replace(
+                phase,
+                end=phase.end * levels.get(phase.name, 1.0),
+                floor=None if phase.floor is None else phase.floor * floor,
+            )
+            for phase in new.schedule.phases
+        )
+    )
 
 
 def _refuse_annealed(saved: ScheduleState, new: ScheduleState) -> None:
@@ -278,14 +316,15 @@ def _keep_travelled(old: Schedule, new: Schedule, position: int) -> Schedule:
     """Join the phases of `old` up to the end of the current one with the later phases of `new` at `old`'s rates.
 
     A task begins and an annealing ends where `new` says, so that data boundaries stay boundaries of the curve; what
-    lies between is filled with the last value. Warm-up and cool-down keep their lengths.
+    lies between is filled with the last value. Warm-up and cool-down keep their lengths. A constant under way ends
+    where `new` says, so that an annealing of a shorter run begins in time.
     """
     begun = _begun(old, position)
     phases: list[Phase] = [] if begun is None else list(old.phases[: begun + 1])
-    if phases and phases[-1].num_steps is None:
-        assert begun is not None
-        phases[-1] = replace(phases[-1], num_steps=position - old.boundaries[begun])
     reached = (-1, 0) if begun is None else _ranks(old)[begun]
+    if begun is not None and phases[-1].name == "constant":
+        end = _end_of_constant(new, reached, position)
+        phases[-1] = replace(phases[-1], num_steps=None if end is None else end - old.boundaries[begun])
     cursor = sum(phase.num_steps or 0 for phase in phases)
     for index, (phase, rank) in enumerate(zip(new.phases, _ranks(new), strict=True)):
         if rank <= reached:
@@ -304,6 +343,15 @@ def _keep_travelled(old: Schedule, new: Schedule, position: int) -> Schedule:
         phases.append(_at_old_rates(replace(phase, num_steps=num_steps), old, phases[-1] if phases else None, whole))
         cursor += num_steps or 0
     return Schedule(tuple(phases))
+
+
+def _end_of_constant(new: Schedule, reached: tuple[int, int], position: int) -> int | None:
+    """Return where `new` ends a constant under way, not before the position; None without an end."""
+    ranks = _ranks(new)
+    if reached not in ranks:
+        return position
+    index = ranks.index(reached)
+    return None if new.phases[index].num_steps is None else max(position, new.boundaries[index + 1])
 
 
 def _fill(phases: list[Phase], num_steps: int) -> None:
@@ -326,9 +374,17 @@ def _at_old_rates(phase: Phase, old: Schedule, previous: Phase | None, whole: bo
     """
     same_kind = [other for other in old.phases if other.name == phase.name]
     same_task = [other for other in same_kind if other.task == phase.task]
+    constants = [other.end for other in old.phases if other.name in ("constant", "cooldown_to_constant")]
     if phase.name == "anneal":
-        start = previous.end if previous is not None else phase.start
+        start = constants[0] if constants else phase.start
+        if previous is not None and previous.name != "anneal":
+            start = previous.end
         end = same_kind[-1].end if same_kind else phase.end
+        if end > start:
+            raise ValueError(
+                f"The floor of the annealing ({end:.3g} x learning_rate) must not be above the checkpoint's constant"
+                f" ({start:.3g} x learning_rate), which on_resume=continue keeps."
+            )
         if end == 0.0 and phase.shape not in ANNEAL_TYPES_TO_ZERO:
             raise ValueError(
                 f"anneal_type={phase.shape!r} cannot reach the checkpoint's floor of 0, which on_resume=continue"
@@ -336,7 +392,6 @@ def _at_old_rates(phase: Phase, old: Schedule, previous: Phase | None, whole: bo
             )
         return replace(phase, start=start, end=end)
     if phase.name in ("constant", "cooldown_to_constant"):
-        constants = [other.end for other in old.phases if other.name in ("constant", "cooldown_to_constant")]
         c = constants[0] if constants else phase.end
         return replace(phase, start=c if phase.name == "constant" else phase.start, end=c)
     if phase.name == "warmup":
@@ -362,6 +417,48 @@ def _linear_end_at_old_rates(phase: Phase, old: Schedule, previous: Phase | None
     return replace(phase, start=first * previous.end, floor=first * floors[0] if floors else phase.floor)
 
 
+def _verdict(key: str, saved: ScheduleState, new: ScheduleState, resumed: ScheduleState) -> str:
+    """Say whether a changed argument has been applied, judged by the phases that lie ahead; empty when it has."""
+    if new.on_resume == "override" or key in _KEYS_OF_THE_RUN:
+        return ""
+    if key == "learning_rate":
+        applied = [resumed.base_lrs == new.base_lrs]
+    else:
+        wanted = {(phase.task, phase.name): _level(phase) for phase in _relative_to(resumed.base_lrs[0], new).phases}
+        applied = [
+            key not in RATE_KEYS or math.isclose(_level(phase), wanted.get((phase.task, phase.name), _level(phase)))
+            for phase in _ahead(key, new, resumed, saved.position)
+        ]
+    if not applied:
+        return "not applied, because no phase that it shapes begins later; "
+    if all(applied):
+        return ""
+    extent = "applied in part" if any(applied) else "not applied"
+    return f"{extent}, because on_resume={new.on_resume} keeps the rates; "
+
+
+def _ahead(key: str, new: ScheduleState, resumed: ScheduleState, position: int) -> list[Phase]:
+    """Return the phases that an argument can still shape: a rate the current one too, all else those not begun."""
+    schedule = resumed.schedule
+    ends = (*schedule.boundaries[1:], math.inf)
+    return [
+        phase
+        for phase, start, end in zip(schedule.phases, schedule.boundaries, ends, strict=False)
+        if key in _keys_of(phase, new) and (end > position if key in RATE_KEYS else start >= position)
+    ]
+
+
+def _keys_of(phase: Phase, state: ScheduleState) -> tuple[str, ...]:
+    if phase.name != "warmup" or phase.task == 0 or "num_rewarm_steps" not in state.arguments:
+        return _KEYS_OF[phase.name]
+    length = "warmup_steps" if state.arguments["num_rewarm_steps"] is None else "num_rewarm_steps"
+    return (length, "num_rewarm_steps", "rewarm_lr_ratio")
+
+
+def _level(phase: Phase) -> float:
+    return phase.end if phase.floor is None else phase.floor
+
+
 def _log_changes(saved: ScheduleState, new: ScheduleState, resumed: ScheduleState) -> None:
     if not is_main_process():
         return
@@ -370,10 +467,8 @@ def _log_changes(saved: ScheduleState, new: ScheduleState, resumed: ScheduleStat
     new_arguments = {"lr_scheduler_type": new.name, **new.arguments}
     changed = [key for key in {**old_arguments, **new_arguments} if old_arguments.get(key) != new_arguments.get(key)]
     for key in changed:
-        dropped = new.on_resume == "continue" and key in RATE_KEYS
-        verdict = "not applied, because on_resume=continue keeps the rates; " if dropped else ""
         change = f"{key} {old_arguments.get(key)!r} -> {new_arguments.get(key)!r}"
-        logger.warning(f"on_resume={new.on_resume}: {change} ({verdict}{rates})")
+        logger.warning(f"on_resume={new.on_resume}: {change} ({_verdict(key, saved, new, resumed)}{rates})")
     if "learning_rate" not in changed and _other_peaks(saved, new):
         pairs = dict.fromkeys(zip(saved.base_lrs, new.base_lrs, strict=True))
         peaks = ", ".join(f"{format_rate(old)} -> {format_rate(now)}" for old, now in pairs if old != now)

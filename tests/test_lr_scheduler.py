@@ -65,6 +65,12 @@ def spans(scheduler):
     ]
 
 
+def changed(caplog, key):
+    """The one line that logs a changed argument."""
+    (message,) = [message for message in caplog.messages if f": {key} " in message]
+    return message
+
+
 def run(scheduler, num_steps):
     rates = []
     for _ in range(num_steps):
@@ -180,16 +186,48 @@ class TestContinue:
         scheduler = load(make(num_cooldown_steps=20, cooldown_type="linear"), saved_at(3))
         assert spans(scheduler)[:3] == [("warmup", 0, 5), ("cooldown_to_constant", 5, 25), ("constant", 25, 80)]
 
-    def test_begun_constant_is_not_cut_by_a_longer_annealing(self):
+    def test_a_constant_under_way_gives_way_to_an_annealing_that_begins_earlier(self):
         scheduler = load(make(num_anneal_steps=50), saved_at(60))
-        assert spans(scheduler)[2:] == [("constant", 40, 80), ("anneal", 80, 100)]
+        assert spans(scheduler)[2:] == [("constant", 40, 60), ("anneal", 60, 100)]
+        scheduler = load(make(num_anneal_steps=30), saved_at(60))
+        assert spans(scheduler)[2:] == [("constant", 40, 70), ("anneal", 70, 100)]
+
+    def test_a_shortened_run_still_anneals_and_says_so(self, caplog):
+        with caplog.at_level(logging.INFO, "hf_infinite_lr"):
+            scheduler = load(make(65), saved_at(60))
+        assert spans(scheduler)[2:] == [("constant", 40, 60), ("anneal", 60, 65)]
+        assert caplog.messages[-1] == (
+            "resumed at step 60: infinite: warm-up 0–5 (to 1.0e-3), cool-down to the constant 5–40 (to 7.5e-4),"
+            " constant to 60, annealing to 65 (to 1.0e-4). To continue on new data later, use checkpoint-60, not"
+            " checkpoint-65."
+        )
+
+    def test_an_annealed_task_may_follow_another(self):
+        state = saved_at(65, task_steps=[60, 40], num_training_steps=None, num_anneal_steps=10)
+        scheduler = load(make(None, task_steps=[60, 40, 10, 10], num_anneal_steps=10, lr=2 * LR), state)
+        assert [scheduler.rate_at(n) for n in (99, 100, 110)] == pytest.approx(
+            [0.75 * LR * (0.1 / 0.75) ** 0.9, 0.75 * LR, 0.75 * LR]
+        )
 
     def test_annealing_for_the_first_time_takes_the_new_floor(self):
         scheduler = load(make(min_lr_ratio=0.3), saved_at(60, num_anneal_steps=0))
-        assert scheduler.rate_at(100) == pytest.approx(0.75 * LR)  # the constant had been promised to the end
+        assert spans(scheduler)[2:] == [("constant", 40, 80), ("anneal", 80, 100)]
         scheduler = load(make(200, min_lr_ratio=0.3), saved_at(60, num_anneal_steps=0))
         assert spans(scheduler)[2:] == [("constant", 40, 160), ("anneal", 160, 200)]
         assert scheduler.rate_at(200) == pytest.approx(0.3 * LR)
+
+    def test_a_new_absolute_floor_is_not_scaled_with_the_kept_peak(self, caplog):
+        with caplog.at_level(logging.WARNING, "hf_infinite_lr"):
+            scheduler = load(make(lr=LR / 3, min_lr=1e-5), saved_at(60, num_anneal_steps=0))
+        assert scheduler.rate_at(100) == pytest.approx(1e-5)
+        assert "not applied" in changed(caplog, "learning_rate")
+        assert "applied" not in changed(caplog, "min_lr")
+
+    def test_a_floor_above_the_kept_constant_is_refused(self):
+        with pytest.raises(
+            ValueError, match=r"floor of the annealing .0.9 x .* above the checkpoint's constant .0.75"
+        ):
+            load(make(lr=3 * LR, min_lr=9e-4), saved_at(60, num_anneal_steps=0))
 
     def test_open_end_gets_an_end(self):
         state = saved_at(500, num_training_steps=None, num_cooldown_steps=35, num_anneal_steps=0)
@@ -285,6 +323,85 @@ class TestContinue:
             assert steps == [make_cosine(task_steps=[30, new], **kwargs).rate_at(n) for n in range(30, 31 + new)]
 
 
+class TestVerdict:
+    """What the log says of a changed argument is what has become of it."""
+
+    @pytest.mark.parametrize(
+        ("old", "new", "position", "key", "verdict"),
+        [
+            (
+                {},
+                {"min_lr_ratio": 0.0, "anneal_type": "linear"},
+                60,
+                "min_lr_ratio",
+                "not applied, because on_resume=",
+            ),
+            (
+                {"num_anneal_steps": 0},
+                {"min_lr_ratio": 0.0, "anneal_type": "linear"},
+                60,
+                "min_lr_ratio",
+                None,
+            ),
+            ({}, {"num_training_steps": 200}, 60, "num_training_steps", None),
+            ({}, {"num_cooldown_steps": 20}, 20, "num_cooldown_steps", "not applied, because no phase"),
+            ({}, {"num_cooldown_steps": 20}, 5, "num_cooldown_steps", None),
+            ({}, {"cooldown_type": "linear"}, 60, "cooldown_type", "not applied, because no phase"),
+            ({}, {"anneal_type": "linear"}, 60, "anneal_type", None),
+            ({}, {"lr": 2 * LR, "on_resume": "anneal"}, 60, "learning_rate", "not applied, because on_resume=anneal"),
+            ({}, {"min_lr_ratio": 0.2, "on_resume": "anneal"}, 60, "min_lr_ratio", None),
+            (
+                {},
+                {"constant_lr_ratio": 0.5, "on_resume": "anneal"},
+                60,
+                "constant_lr_ratio",
+                "not applied, because no",
+            ),
+            ({}, {"constant_lr_ratio": 0.5, "on_resume": "override"}, 60, "constant_lr_ratio", None),
+        ],
+    )
+    def test_infinite(self, caplog, old, new, position, key, verdict):
+        self.check(caplog, make, old, new, position, key, verdict)
+
+    @pytest.mark.parametrize(
+        ("old", "new", "position", "key", "verdict"),
+        [
+            ([0.5], [0.5, 0.25], 70, "rewarm_lr_ratio", None),
+            ([0.5], [0.4, 0.25], 30, "rewarm_lr_ratio", "applied in part, because"),
+            ([0.5], [0.4], 30, "rewarm_lr_ratio", "not applied, because on_resume"),
+            ([0.5], [0.4], 70, "rewarm_lr_ratio", "not applied, because no phase"),
+        ],
+    )
+    def test_peaks_of_later_tasks(self, caplog, old, new, position, key, verdict):
+        old, new = (
+            {"task_steps": [50] * (len(peaks) + 1), "num_training_steps": None, "rewarm_lr_ratio": peaks}
+            for peaks in (old, new)
+        )
+        self.check(caplog, make_cosine, old, new, position, key, verdict)
+
+    @pytest.mark.parametrize(
+        ("rewarm", "position", "verdict"), [(None, 30, None), (3, 30, "not applied"), (None, 60, "not applied")]
+    )
+    def test_a_warm_up_that_lies_behind(self, caplog, rewarm, position, verdict):
+        given = {"num_warmup_steps": 5, "num_tasks": 2, "num_rewarm_steps": rewarm}
+        scheduler = get_cosine_rewarm_schedule(make_optimizer(), num_training_steps=100, **given)
+        scheduler.set_position(position)
+        new = get_cosine_rewarm_schedule(make_optimizer(), num_training_steps=100, **{**given, "num_warmup_steps": 10})
+        load(new, scheduler.state_dict())
+        self.judge(changed(caplog, "warmup_steps"), verdict)
+
+    def check(self, caplog, maker, old, new, position, key, verdict):
+        with caplog.at_level(logging.WARNING, "hf_infinite_lr"):
+            load(maker(**new), saved_at(position, maker, **old))
+        self.judge(changed(caplog, key), verdict)
+
+    def judge(self, message, verdict):
+        if verdict is None:
+            assert "applied" not in message
+        else:
+            assert f"({verdict}" in message
+
+
 class TestOverride:
     def test_new_arguments_rule_from_the_next_update(self, caplog):
         new = {"lr": 2 * LR, "constant_lr_ratio": 0.5, "on_resume": "override"}
@@ -326,6 +443,11 @@ class TestAnneal:
         scheduler = load(make(on_resume="anneal", num_anneal_steps=0.5), saved_at(60))
         assert spans(scheduler)[-1] == ("anneal", 60, 80)
 
+    def test_the_remaining_steps_are_the_runs_and_not_the_last_tasks(self):
+        given = {"num_training_steps": 250, "task_steps": 100}
+        scheduler = load(make(on_resume="anneal", num_anneal_steps=0.5, **given), saved_at(210, **given))
+        assert spans(scheduler)[-1] == ("anneal", 210, 230)
+
     def test_absolute_floor_and_unchanged_peak(self):
         new = {"on_resume": "anneal", "num_anneal_steps": 10, "min_lr": 5e-5, "lr": 2 * LR}
         scheduler = load(make(**new), saved_at(60))
@@ -351,15 +473,15 @@ class TestAnneal:
 
 @pytest.mark.parametrize("policy", ["continue", "override", "anneal"])
 def test_a_policy_acts_once(policy, caplog):
-    def changed():
+    def new():
         return make(200, lr=2 * LR, num_anneal_steps=40, on_resume=policy)
 
-    first = load(changed(), saved_at(60))
+    first = load(new(), saved_at(60))
     rates = run(first, 10)
     state = first.state_dict()
     caplog.clear()
-    again = load(changed(), state)
-    assert caplog.messages == []
+    again = load(new(), state)
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
     assert again.schedule == first.schedule
     assert run(again, 50) == run(first, 50)
     assert len(rates) == 10
@@ -405,6 +527,7 @@ def test_states_that_do_not_fit():
         ({"on_resume": "restart"}, "on_resume='restart' must be one of continue, override, anneal"),
         ({"lr": 0.0}, "learning_rate=0.0 must be above 0"),
         ({"decay_type": "linear"}, "here it is anneal_type"),
+        ({"timescale": 5}, "timescale=5 is of cooldown_type='inverse_sqrt' and would change nothing with 'cosine'"),
         ({"num_training_steps": 8, "num_cooldown_steps": 2, "num_anneal_steps": 2}, "= 9, but the first task has 8"),
     ],
 )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
@@ -103,6 +104,20 @@ def test_another_share_moves_a_phase_that_has_not_begun(finished):
     kwargs = {"num_anneal_steps": 0.1}
     _, resumed = train(finished[0], resume="checkpoint-10", save_strategy="no", lr_scheduler_kwargs=kwargs)
     assert list(resumed.values()) == pytest.approx([0.75 * LR] * 9 + [0.75 * LR * (0.1 / 0.75) ** 0.5])
+
+
+def test_a_shortened_run_anneals_to_its_end(finished):
+    _, resumed = train(finished[0], resume="checkpoint-10", save_strategy="no", max_steps=12)
+    assert list(resumed.values()) == pytest.approx([0.75 * LR, 0.75 * LR * (0.1 / 0.75) ** 0.5])
+
+
+def test_an_update_that_fp16_skipped_moves_no_phase(finished, tmp_path, monkeypatch):
+    skipped = iter([False, True, True, *[False] * 17])
+    monkeypatch.setattr(Accelerator, "optimizer_step_was_skipped", property(lambda self: next(skipped)))
+    _, rates = train(tmp_path, callbacks=[TrunkCheckpointCallback()], save_strategy="no")
+    assert rates == finished[2]
+    state = torch.load(tmp_path / "checkpoint-16" / "scheduler.pt", weights_only=True)
+    assert state["last_epoch"] == 16
 
 
 def test_another_schedule_is_refused_by_both_names(finished):

@@ -165,6 +165,25 @@ def test_announcement_of_tasks_warns_of_the_warmup_share(caplog):
     assert "use checkpoint-9800, not checkpoint-10000" in line
 
 
+def test_announcement_of_num_tasks_speaks_of_no_other_key(caplog):
+    with caplog.at_level(logging.INFO, "hf_infinite_lr"):
+        get_scheduler("cosine_rewarm", make_optimizer(), 500, 10000, scheduler_specific_kwargs={"num_tasks": 2})
+    warning, _ = caplog.messages
+    assert warning.startswith(
+        "cosine_rewarm: the run has several tasks, and the warm-up is 500 steps; if warmup_steps"
+    )
+
+
+def test_tasks_that_end_before_the_run_are_warned_of(caplog):
+    def warned(**kwargs):
+        return any("end at step 9000, but the run at 10000" in message for message in announced(caplog, **kwargs))
+
+    assert warned(task_steps=[5000, 4000])
+    assert "the rest trains at the last rate (3.0e-5)" in caplog.text
+    assert not warned(task_steps=[5000, 4000], num_anneal_steps=0)
+    assert not warned(task_steps=[5000, 5000])
+
+
 def test_announcement_comes_from_the_main_process_alone(caplog, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     assert announced(caplog) == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from hf_infinite_lr.arguments import OWN_SCHEDULES
 from hf_infinite_lr.files import read_json
 from hf_infinite_lr.manifest import MANIFEST, STATE
-from hf_infinite_lr.schedules import Phase, Schedule
+from hf_infinite_lr.schedules import Schedule
 from hf_infinite_lr.stream.plan import StreamPlan, TaskPlan
 
 from . import checkpoints
@@ -261,25 +260,6 @@ def has_written_end(output_dir: Path, step: int) -> bool:
     """Whether a run has written what it writes last, at that step."""
     own = output_dir / TRAINER_STATE_NAME
     return own.exists() and read_json(own).get("global_step") == step
-
-
-def same_past(old: Schedule, new: Schedule, step: int) -> bool:
-    """Whether two schedules gave the same rates up to a global step and have the same phase under way there.
-
-    A constant under way may have got another length: nothing of it depends on how long it is.
-    """
-    begun = [(place, other) for place, other in zip(_begun(old, step), _begun(new, step), strict=False)]
-    if not begun or len(_begun(old, step)) != len(_begun(new, step)):
-        return False
-    *earlier, (last, last_now) = begun
-    if last[1].shape == last_now[1].shape == "constant":
-        last, last_now = (last[0], replace(last[1], num_steps=1)), (last_now[0], replace(last_now[1], num_steps=1))
-    return last == last_now and all(place == other for place, other in earlier)
-
-
-def _begun(schedule: Schedule, step: int) -> list[tuple[int, Phase]]:
-    pairs = zip(schedule.boundaries, schedule.phases, strict=False)
-    return [(start, phase) for start, phase in pairs if start < max(step, 1)]
 
 
 def check_branches(schedule: Schedule, plan: StreamPlan) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from hf_infinite_lr.config import schedule_name
 from hf_infinite_lr.files import write_json
 from hf_infinite_lr.hub import BASE, CARD
 from hf_infinite_lr.manifest import STATE
@@ -27,7 +26,7 @@ from .flow import Stopwatch
 from .host import continual_arguments, portable_arguments, without_bars
 from .publishing import Publishing
 from .record import schedule_state
-from .resume import check_branches, same_past
+from .resume import check_branches
 
 logger = logging.getLogger(__name__)
 
@@ -183,21 +182,19 @@ class TrunkAndBranches(Engines, Publishing):
             self._resume_schedule(torch.load(Path(checkpoint) / "scheduler.pt", weights_only=True))
 
     def _resume_schedule(self, state: dict[str, Any]) -> None:
-        """A run whose past is the checkpoint's goes on by position alone; else the resume policy decides."""
+        """The resume policy decides; only an annealing after the fact goes on by position alone."""
         if self.schedule is None:
             self.lr_scheduler.load_state_dict(state)
             # torch's schedulers leave the groups as they are, and the optimizer was restored without its rates.
             for group, rate in zip(self._raw_optimizer().param_groups, self.lr_scheduler.get_last_lr(), strict=True):
                 group["lr"] = rate
-        elif self._annealing or (
-            state.get("name") == schedule_name(self.args)
-            and state["base_lrs"] == self.lr_scheduler.base_lrs
-            and same_past(Schedule.from_dict(state["schedule"]), self.schedule, self.state.global_step)
-        ):
+        elif self._annealing:
             self.lr_scheduler.base_lrs = list(state["base_lrs"])
             self.lr_scheduler.set_position(self.state.global_step)
         else:
+            planned = self.schedule, list(self.lr_scheduler.base_lrs)
             self.lr_scheduler.load_state_dict(state)
-            check_branches(self.lr_scheduler.schedule, self.plan)
-            self.schedule = self.lr_scheduler.schedule
-            self.record.schedule = schedule_state(self.args, self.schedule, float(self.lr_scheduler.base_lrs[0]))
+            if (self.lr_scheduler.schedule, self.lr_scheduler.base_lrs) != planned:
+                check_branches(self.lr_scheduler.schedule, self.plan)
+                self.schedule = self.lr_scheduler.schedule
+                self.record.schedule = schedule_state(self.args, self.schedule, float(self.lr_scheduler.base_lrs[0]))
