@@ -381,13 +381,15 @@ def test_train_ends_well_with_a_queue_and_says_how_to_send_it(tmp_path, monkeypa
 
 TOGETHER = """
 import sys
+from datetime import timedelta
 import conftest as tiny
 from hf_infinite_lr.cli.run import leave_process_group
 from hf_infinite_lr.trainer import mixin, publishing
 
 mixin.write_report = publishing.write_report_of = lambda *given: None
+tiny.torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=15))
 out, settings = sys.argv[1], {"noise": False, "dropout": 0.0, "per_device_train_batch_size": 4, "evaluate_on": "none"}
-publish = {"push_to_hub": True, "hub_model_id": "user/model", "hub_strategy": "checkpoint", "ddp_timeout": 20}
+publish = {"push_to_hub": True, "hub_model_id": "user/model", "hub_strategy": "checkpoint"}
 tiny.run(f"{out}/first", tiny.data("ab"), **publish, **settings)
 try:
     tiny.run(f"{out}/refused", tiny.data("ab"), resume="user/model@none", **settings)
