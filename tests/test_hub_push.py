@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import shutil
 import signal
+import time
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -12,21 +14,28 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
-from huggingface_hub.utils import are_progress_bars_disabled, close_session
+from httpx2 import Client, ConnectError
+from huggingface_hub.utils import _http, are_progress_bars_disabled, close_session
 from loopback_hub import CALLS, LFS_CALLS, LoopbackHub, connect
 
 from hf_infinite_lr.cli import main
 from hf_infinite_lr.hub import (
     BackgroundSender,
     Left,
+    NotPublishableError,
     Publication,
     PublicationQueue,
     Publisher,
     left_sentence,
     releases_of,
     send_queue,
+    without_paths,
 )
 from hf_infinite_lr.hub import background as background_module
+from hf_infinite_lr.hub.contents import refuse_secrets
+from hf_infinite_lr.hub.metadata import card_metadata
+from hf_infinite_lr.hub.publisher import _set_timeout
+from hf_infinite_lr.hub.templates import template_folder
 from hf_infinite_lr.trainer.checkpoints import fault_of
 
 RELEASE, TRUNK = ["release 01-a", "Card of release 01-a"], ["trunk 01-a"]
@@ -424,3 +433,46 @@ def test_a_file_that_is_sent_in_this_moment_disturbs_nobody(queue, monkeypatch):
 def test_the_command_that_is_named_works_with_any_directory(tmp_path):
     left = [Left(Publication("release", "01-a", "u/m", "main", None, "r", "d"), "why")]
     assert left_sentence(left, tmp_path / "my run").endswith(f"hf-infinite-lr push '{tmp_path}/my run'")
+
+
+@pytest.mark.parametrize("error", [KeyError("odd"), UnicodeDecodeError("utf-8", b"", 0, 1, "odd"), OSError("odd")])
+def test_nothing_that_goes_wrong_ends_the_thread_or_the_training(hub, queue, monkeypatch, error):
+    def fail(*words, **options):
+        raise error
+
+    sender = BackgroundSender(queue, Publisher(queue.output_dir, fault_of))
+    with monkeypatch.context() as patch:
+        patch.setattr(background_module, "send_queue", fail)
+        sender.notify()
+        (reason,) = {each.reason for each in sender.finish()}
+        assert type(error).__name__ in reason
+        assert "odd" in reason
+    sender.notify()
+    assert sender.finish() == []
+    assert_complete(hub, queue)
+
+
+def test_a_queue_that_cannot_be_locked_says_so(hub, queue):
+    (queue.output_dir / "hub" / "lock").mkdir()
+    assert {each.reason.split(":")[0] for each in send(queue)} == {"the queue cannot be locked"}
+    assert hub.calls == []
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"schema_version": 2}', '{"schema_version": 1, "kind": "release"}', "1"]
+)
+def test_a_foreign_file_in_the_queue_is_passed_over_and_kept(hub, queue, content, capsys, caplog):
+    foreign = queue.output_dir / "hub" / "waiting" / "notes.json"
+    foreign.write_text(content)
+    for file in ("run.json", "sent/000009.json"):
+        (queue.output_dir / "hub" / file).parent.mkdir(exist_ok=True)
+        (queue.output_dir / "hub" / file).write_text(content)
+    add(queue, "release", "01-a", "user/model", branch="main", private=True)
+    sender = BackgroundSender(queue, Publisher(queue.output_dir, fault_of))
+    sender.notify()
+    assert sender.finish() == []
+    assert_complete(hub, queue)
+    assert f"{foreign} is passed over" in caplog.text
+    assert main(["push", str(queue.output_dir)]) == 3
+    assert f"{foreign} is passed over" in capsys.readouterr().err
+    assert foreign.read_text() == content

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -69,11 +70,14 @@ def send_queue(
     Returns:
         `list[Left]`: What is still in the queue.
     """
-    try:
-        with FileLock(queue.output_dir / FOLDER / "lock", timeout=0):
-            return _send_all(queue, publisher, pause, on_sent)
-    except Timeout:
-        return _all_left(queue, {}, "another process is sending this queue")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(queue.output_dir / FOLDER / "lock", timeout=0))
+        except Timeout:
+            return _all_left(queue, {}, "another process is sending this queue")
+        except OSError as error:
+            return _all_left(queue, {}, f"the queue cannot be locked: {short(error)}")
+        return _send_all(queue, publisher, pause, on_sent)
 
 
 def _send_all(
