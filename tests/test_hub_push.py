@@ -120,18 +120,57 @@ def test_sends_once_and_again_sends_nothing(hub, queue):
     assert hub.tokens <= {"hf_token", None}
 
 
-FAULTS = [(call, kind) for call in CALLS for kind in (429, 500, "html", "cut", "lost", "hang", "hang_done", 401, 403)]
+TIMES = {
+    "create_repo": 2,
+    "refs": 2,
+    "commits": 3,
+    "create_branch": 1,
+    "validate": 2,
+    "tree": 2,
+    "preupload": 3,
+    "commit": 3,
+    "create_tag": 2,
+}
+"""How often a trunk and a release make each call; their three commits are the trunk, the files and the card."""
+
+PASSING = (429, "429 with a time", 500, "html", "cut", "hang")
+DONE = ("lost", "hang_done")
+WRITES = ("create_repo", "create_branch", "commit", "create_tag")
 
 
-@pytest.mark.parametrize(("call", "kind"), FAULTS, ids=lambda value: str(value))
-def test_every_fault_at_every_call_costs_nothing_and_doubles_nothing(hub, queue, call, kind):
-    hub.fail(call, kind)
+def _cases():
+    """Faults at each call: those after which nothing is done follow each other, the others have a run of their own."""
+    for call, times in TIMES.items():
+        for after in range(times):
+            together = PASSING if call in WRITES else (*PASSING, *DONE)
+            alone = (401, 403, *((*DONE, "late") if call in WRITES else ()))
+            yield from ((call, after, kinds) for kinds in (together, *((kind,) for kind in alone)))
+
+
+CASES = list(_cases())
+
+
+def test_the_faults_are_at_every_call_that_is_made(hub, queue):
+    assert send(queue) == []
+    assert Counter(hub.calls) == TIMES
+    assert set(TIMES) == set(CALLS)
+    faults = {(call, after, kind) for call, after, kinds in CASES for kind in kinds}
+    assert len(faults) == sum(len(kinds) for _, _, kinds in CASES) == 20 * 10 + 8
+
+
+@pytest.mark.parametrize(("call", "after", "kinds"), CASES, ids=lambda value: str(value))
+def test_every_fault_at_every_call_costs_nothing_and_doubles_nothing(hub, queue, call, after, kinds, monkeypatch):
+    monkeypatch.setattr("hf_infinite_lr.hub.publisher._SILENCE_SECONDS", 0.2)
+    for kind in kinds:
+        named = {"kind": 429, "retry_after": 33} if kind == "429 with a time" else {"kind": kind}
+        hub.fail(call, after=after, **named)
     left = send(queue)
+    assert [fault.times for fault in hub.faults] == [0] * len(kinds), "each has happened"
     # An existing repository is used also where the token may not create one, which the first send found out.
     for each in left:
-        assert kind in (401, 403)
-        assert str(kind) in each.reason
-    assert send(queue) == []
+        assert kinds in ((401,), (403,))
+        assert str(kinds[0]) in each.reason
+    assert main(["push", str(queue.output_dir)]) == 0
     assert_complete(hub, queue)
 
 
@@ -181,11 +220,16 @@ def _send_with_a_client_of_its_own(queue):
     send(queue)
 
 
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("kind", ["hang", "hang_done"])
-def test_a_kill_at_every_call_costs_nothing_and_doubles_nothing(hub, queue, call, kind, monkeypatch):
+KILLS = [
+    (call, after, "hang") for call, times in TIMES.items() for after in range(times) if call in WRITES or not after
+]
+KILLS += [(call, after, "hang_done") for call in WRITES for after in range(TIMES[call])]
+
+
+@pytest.mark.parametrize(("call", "after", "kind"), KILLS)
+def test_a_kill_at_every_call_costs_nothing_and_doubles_nothing(hub, queue, call, after, kind, monkeypatch):
     monkeypatch.setattr("hf_infinite_lr.hub.publisher._SILENCE_SECONDS", 60.0)
-    hub.fail(call, kind)
+    hub.fail(call, kind, after=after)
     child = multiprocessing.get_context("fork").Process(target=_send_with_a_client_of_its_own, args=(queue,))
     child.start()
     assert hub.hanging.wait(20)
@@ -206,6 +250,8 @@ def test_a_repository_with_commits_keeps_them_and_loses_stale_weights(hub, queue
     assert files["LICENSE"] == b"mine"
     assert "model-00001-of-00002.safetensors" not in files
     assert files["model.safetensors"] != b"old"
+    trunk = queue.output_dir / "trunk" / "01-a"
+    assert set(hub.files("task-01-a-trunk")) <= {path.name for path in trunk.iterdir()} | {".gitattributes"}
 
 
 def test_a_tag_of_something_else_is_never_moved(hub, queue):
@@ -274,6 +320,7 @@ def test_a_broken_directory_a_pickle_and_a_refused_card_stay_in_the_queue(hub, q
     assert "trunk/01-a is not whole: config.json" in reasons[0]
     assert "the Hub refuses releases/01-a" in reasons[1]
     assert "base_model" in reasons[1]
+    assert hub.titles() == [], "no half of a release"
     (release / "pytorch_model.bin").write_bytes(b"")
     assert "pytorch_model.bin is a pickle" in send(queue)[1].reason
     assert "Nothing is lost" in left_sentence(send(queue), queue.output_dir)
@@ -435,6 +482,24 @@ def test_the_command_that_is_named_works_with_any_directory(tmp_path):
     assert left_sentence(left, tmp_path / "my run").endswith(f"hf-infinite-lr push '{tmp_path}/my run'")
 
 
+@pytest.mark.parametrize("content", ["{", "{}", '{"model": null}', b"\xff"])
+def test_a_bad_file_of_one_release_holds_up_nothing_behind_it(hub, queue, content):
+    shutil.rmtree(queue.output_dir / "hub" / "waiting")
+    add(queue, "release", "01-a", "user/model", branch="main", private=None)
+    add(queue, "trunk", "01-a", "user/model", branch="trunk", private=None)
+    card = queue.output_dir / "releases" / "01-a" / "card.json"
+    whole = card.read_bytes()
+    card.write_bytes(content if isinstance(content, bytes) else content.encode())
+    pauses = []
+    (left,) = send(queue, pauses)
+    assert left.refused
+    assert left.reason.startswith("releases/01-a cannot be read: ")
+    assert [pauses, hub.titles(), hub.titles("trunk")] == [[], [], TRUNK]
+    card.write_bytes(whole)
+    assert send(queue) == []
+    assert_complete(hub, queue)
+
+
 @pytest.mark.parametrize("error", [KeyError("odd"), UnicodeDecodeError("utf-8", b"", 0, 1, "odd"), OSError("odd")])
 def test_nothing_that_goes_wrong_ends_the_thread_or_the_training(hub, queue, monkeypatch, error):
     def fail(*words, **options):
@@ -476,3 +541,38 @@ def test_a_foreign_file_in_the_queue_is_passed_over_and_kept(hub, queue, content
     assert main(["push", str(queue.output_dir)]) == 3
     assert f"{foreign} is passed over" in capsys.readouterr().err
     assert foreign.read_text() == content
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "missing"),
+    [(404, "RepoNotFound", True), (401, "RepoNotFound", False), (404, "GatedRepo", False), (403, "GatedRepo", False)],
+)
+def test_only_a_repository_that_is_not_there_is_gone(hub, queue, status, code, missing):
+    assert send(queue) == []
+    (sent, _) = (Publication(**receipt["publication"]) for receipt in queue.sent())
+    publisher = Publisher(queue.output_dir, fault_of)
+    assert not publisher.misses(sent, "user/model")
+    hub.fail("refs", status, headers={"X-Error-Code": code})
+    assert publisher.misses(sent, "user/model") == missing
+
+
+def test_a_session_that_the_client_makes_anew_is_bounded_too(hub, queue, monkeypatch):
+    made = []
+
+    class Own(Client):
+        def request(self, method, url, **options):
+            if "/commits/" in str(url) and len(made) == 1:
+                raise ConnectError("the connection failed")
+            return super().request(method, url, **options)
+
+    def of_the_user():
+        made.append(Own(follow_redirects=True))
+        return made[-1]
+
+    close_session()
+    monkeypatch.setattr(_http, "_GLOBAL_CLIENT_FACTORY", of_the_user)
+    assert send(queue) == []
+    assert len(made) == 2
+    assert all(client.event_hooks["request"] == [_set_timeout] for client in made)
+    assert_complete(hub, queue)
+    close_session()
