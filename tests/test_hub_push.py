@@ -287,13 +287,16 @@ def test_a_release_that_the_run_made_again_with_other_weights_replaces_its_own(h
     ("fault", "expected"),
     [
         ({"kind": 429, "retry_after": 77}, [77]),
+        ({"kind": 429, "headers": {"RateLimit": '"api";r=0;t=55'}}, [55]),
+        ({"kind": 429, "headers": {"RateLimit": '"api";r=9;t=55'}}, [1]),
+        ({"kind": 429, "call": "commit", "times": 2}, [600, 600]),
         ({"kind": 503, "times": 9}, [1, 2, 4, 8, 16, 32, 64, 120, 120]),
         ({"kind": 429, "times": 2, "retry_after": 1}, [1, 2]),
         ({"kind": "cut", "times": 3}, [1, 2, 4]),
     ],
 )
 def test_waits_as_long_as_the_server_says_else_exponentially(hub, queue, fault, expected):
-    hub.fail("refs", **fault)
+    hub.fail(**{"call": "refs", **fault})
     pauses = []
     assert send(queue, pauses) == []
     assert pauses == expected
@@ -323,7 +326,11 @@ def test_a_broken_directory_a_pickle_and_a_refused_card_stay_in_the_queue(hub, q
     assert hub.titles() == [], "no half of a release"
     (release / "pytorch_model.bin").write_bytes(b"")
     assert "pytorch_model.bin is a pickle" in send(queue)[1].reason
-    assert "Nothing is lost" in left_sentence(send(queue), queue.output_dir)
+    left = send(queue)
+    assert left_sentence(left, queue.output_dir) == (
+        f"Cannot be published as it is: trunk/01-a, releases/01-a ({left[0].reason}; {left[1].reason}). "
+        f"Nothing is lost; mend that, and send it with: hf-infinite-lr push {queue.output_dir}"
+    )
 
 
 def test_the_thread_gives_up_when_its_patience_is_used_up(hub, queue, monkeypatch, caplog):
@@ -482,6 +489,15 @@ def test_the_command_that_is_named_works_with_any_directory(tmp_path):
     assert left_sentence(left, tmp_path / "my run").endswith(f"hf-infinite-lr push '{tmp_path}/my run'")
 
 
+def test_what_waits_and_what_is_refused_are_told_apart(tmp_path):
+    one, other = (Publication("release", name, "u/m", "main", None, "r", "d") for name in ("01-a", "02-b"))
+    said = left_sentence([Left(one, "a pickle", refused=True), Left(other, "no connection")], tmp_path)
+    assert said == (
+        "Cannot be published as it is: releases/01-a (a pickle). Not on the Hub yet: releases/02-b (no connection). "
+        f"Nothing is lost; send them with: hf-infinite-lr push {tmp_path}"
+    )
+
+
 @pytest.mark.parametrize("content", ["{", "{}", '{"model": null}', b"\xff"])
 def test_a_bad_file_of_one_release_holds_up_nothing_behind_it(hub, queue, content):
     shutil.rmtree(queue.output_dir / "hub" / "waiting")
@@ -498,6 +514,21 @@ def test_a_bad_file_of_one_release_holds_up_nothing_behind_it(hub, queue, conten
     card.write_bytes(whole)
     assert send(queue) == []
     assert_complete(hub, queue)
+
+
+def test_a_file_that_cannot_be_read_while_it_is_sent_holds_up_nothing(hub, queue, monkeypatch):
+    real = Publisher._commit
+
+    def commit(self, publication, *words):
+        if publication.kind == "trunk":
+            raise PermissionError(13, "Permission denied", "/x/optimizer.pt")
+        return real(self, publication, *words)
+
+    monkeypatch.setattr(Publisher, "_commit", commit)
+    (left,) = send(queue, patience=0)
+    assert left.refused
+    assert "Permission denied" in left.reason
+    assert hub.titles() == RELEASE
 
 
 @pytest.mark.parametrize("error", [KeyError("odd"), UnicodeDecodeError("utf-8", b"", 0, 1, "odd"), OSError("odd")])
@@ -554,6 +585,37 @@ def test_only_a_repository_that_is_not_there_is_gone(hub, queue, status, code, m
     assert not publisher.misses(sent, "user/model")
     hub.fail("refs", status, headers={"X-Error-Code": code})
     assert publisher.misses(sent, "user/model") == missing
+
+
+@pytest.mark.parametrize("error", ["XetAuthenticationError", "XetObjectNotFoundError"])
+def test_a_refusal_of_the_large_file_storage_is_not_tried_for_ever(hub, queue, monkeypatch, error):
+    import hf_xet
+
+    def refuse(**options):
+        raise getattr(hf_xet, error)("403 at https://cas.host/x?signature=planted\nsee there")
+
+    monkeypatch.setattr("huggingface_hub._commit_api._upload_xet_files", refuse)
+    hub.lfs_above = 10_000
+    pauses = []
+    left = send(queue, pauses)
+    assert {(each.reason, each.refused) for each in left} == {(f"{error}: 403 at ... see there", False)}
+    assert pauses == []
+
+
+def test_the_reason_is_the_hubs_own_without_addresses(hub, queue):
+    hub.fail("commit", 403, message="Private storage is used up.\nSee https://host/pricing?x=planted")
+    (reason,) = {each.reason for each in send(queue)}
+    assert reason == "the Hub answered 403 Forbidden: Private storage is used up. See ..."
+
+
+def test_when_the_commits_of_an_hour_are_used_up_the_end_of_the_training_does_not_wait(hub, queue):
+    hub.fail("commit", 429, times=1000, message="You can retry this action in about 1 hour.")
+    sender = BackgroundSender(queue, Publisher(queue.output_dir, fault_of))
+    began = time.monotonic()
+    sender.notify()
+    (reason,) = {each.reason for each in sender.finish()}
+    assert time.monotonic() - began < 60
+    assert reason == "the Hub answered 429 Too Many Requests: You can retry this action in about 1 hour."
 
 
 def test_a_session_that_the_client_makes_anew_is_bounded_too(hub, queue, monkeypatch):
