@@ -410,7 +410,7 @@ def test_a_dry_run_leaves_the_queue_as_it_is(made, tmp_path, capsys):
     assert main(["push", str(run), "--hub_model_id", "user/mistyped", "--dry_run"]) == 3
     said = capsys.readouterr().out
     assert said.count("-> user/mistyped@main") == len(list((run / "releases").iterdir()))
-    assert "-> user/model" not in said
+    assert said.count("-> user/model@main") == 1
     assert queue.waiting() == waiting
 
 
@@ -638,3 +638,10 @@ def test_a_session_that_the_client_makes_anew_is_bounded_too(hub, queue, monkeyp
     assert all(client.event_hooks["request"] == [_set_timeout] for client in made)
     assert_complete(hub, queue)
     close_session()
+
+
+def test_what_waits_for_one_repository_is_not_sent_to_another_instead(hub, queue, capsys):
+    run = str(queue.output_dir)
+    assert main(["push", run, "--hub_model_id", "me/backup"]) == 0
+    assert_complete(hub, queue)
+    assert hub.titles(repo="me/backup") == RELEASE

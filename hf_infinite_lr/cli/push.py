@@ -55,8 +55,8 @@ def push(argv: Sequence[str]) -> int:
         if not arguments.dry_run:
             for each in new:
                 queue.add(each)
-        replaced = {each.folder for each in new}
-        waiting = [*(each for each in queue.waiting() if each.folder not in replaced), *new]
+        replaced = {(each.folder, each.repo_id) for each in new}
+        waiting = [*(each for each in queue.waiting() if (each.folder, each.repo_id) not in replaced), *new]
     except (ValueError, OSError) as error:
         print(f"hf-infinite-lr push: {error}", file=sys.stderr)
         return 1

@@ -100,13 +100,15 @@ class PublicationQueue:
         self._sent = output_dir / FOLDER / "sent"
 
     def add(self, new: Publication) -> None:
-        """Puts a directory at the end of the queue; one that waits already keeps its place, with its newest weights.
+        """Puts a directory at the end of the queue.
+
+        One that waits already for that repository keeps its place, with its newest weights.
 
         Args:
             new ([`Publication`]): From [`~PublicationQueue.publication`].
         """
-        places = {(old.kind, old.name): file for file, old in self._files()}
-        file = places.get((new.kind, new.name)) or self._waiting / f"{self._next():06d}-{new.kind}-{new.name}.json"
+        places = [file for file, old in self._files() if (old.folder, old.repo_id) == (new.folder, new.repo_id)]
+        file = places[0] if places else self._waiting / f"{self._next():06d}-{new.kind}-{new.name}.json"
         write_json(file, {"schema_version": _SCHEMA_VERSION, **asdict(new)})
 
     def publication(self, kind: str, name: str, repo_id: str, *, branch: str, private: bool | None) -> Publication:
