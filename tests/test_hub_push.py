@@ -367,7 +367,8 @@ def test_push_says_what_is_left_sends_it_and_is_done(hub, queue, monkeypatch, ca
     said = capsys.readouterr().out
     assert "releases/01-a -> user/model@main, tag task-01-a" in said
     assert "README.md" in said
-    assert (queue.output_dir / "hub/preview/01-a.md").read_text().startswith("---\n")
+    preview = (queue.output_dir / "hub/preview/01-a.md").read_bytes()
+    assert preview.startswith(b"---\n")
     assert hub.calls == []
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     hub.fail("commit", 503)
@@ -376,6 +377,7 @@ def test_push_says_what_is_left_sends_it_and_is_done(hub, queue, monkeypatch, ca
     assert main(["push", run]) == 0
     assert "2 of 2: releases/01-a is task-01-a of user/model" in capsys.readouterr().out
     assert_complete(hub, queue)
+    assert hub.files("task-01-a")["README.md"] == preview
     assert main(["push", run]) == 0
     assert "Nothing of" in capsys.readouterr().out
 

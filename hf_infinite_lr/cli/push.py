@@ -108,7 +108,7 @@ def _describe(publisher: Publisher, waiting: Sequence[Publication]) -> int:
         print(f"{publication.folder} -> {publication.repo_id}@{publication.branch}, tag {publication.tag}")
         try:
             files = publisher.files(publication)
-            card = publisher.card(publication, None) if publication.kind == "release" else {}
+            card = publisher.card(publication, publication.repo_id) if publication.kind == "release" else {}
         except NotPublishableError as error:
             print(f"  would be refused: {error}")
             continue
