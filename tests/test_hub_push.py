@@ -647,3 +647,12 @@ def test_what_waits_for_one_repository_is_not_sent_to_another_instead(hub, queue
     assert main(["push", run, "--hub_model_id", "me/backup"]) == 0
     assert_complete(hub, queue)
     assert hub.titles(repo="me/backup") == RELEASE
+
+
+@pytest.mark.parametrize("name", ["Apache 2.0", "MIT", "", "a/b"])
+def test_a_license_that_the_hub_would_refuse_is_refused_before_the_training(tmp_path, name):
+    from hf_infinite_lr import ContinualTrainingArguments
+
+    with pytest.raises(ValueError, match=r"hub_license=.* must be the id of a license on the Hub, in lower case"):
+        ContinualTrainingArguments(str(tmp_path), hub_license=name)
+    assert ContinualTrainingArguments(str(tmp_path), hub_license="llama3.1").hub_license == "llama3.1"
