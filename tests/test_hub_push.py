@@ -656,3 +656,32 @@ def test_a_license_that_the_hub_would_refuse_is_refused_before_the_training(tmp_
     with pytest.raises(ValueError, match=r"hub_license=.* must be the id of a license on the Hub, in lower case"):
         ContinualTrainingArguments(str(tmp_path), hub_license=name)
     assert ContinualTrainingArguments(str(tmp_path), hub_license="llama3.1").hub_license == "llama3.1"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"model_name_or_path": "/model", "_name_or_path": "/model"}, {"model_name_or_path": "./model"}),
+        ({"base_model_name_or_path": "/models/gpt2"}, {"base_model_name_or_path": "./gpt2"}),
+        ({"tasks": [{"dataset_name": "/data/squad"}]}, {"tasks": [{"dataset_name": "./squad"}]}),
+        ({"data_files": {"train": ["/corpus.jsonl", "b"]}}, {"data_files": {"train": ["corpus.jsonl", "b"]}}),
+        ({"x": "file:///mnt/x"}, {"x": "x"}),
+        ({"/a/x": 1, "/b/x": 2, "/c/y": 3, "z": 4}, {"x-0": 1, "x-1": 2, "y": 3, "z": 4}),
+        ({"separator": "/n"}, {}),
+        ({"id2label": {"0": "/m/09x0r"}, "label2id": {"/m/09x0r": 0}}, {}),
+        ({"added_tokens_decoder": {"5": {"content": "/m/09x0r"}}, "eos_token": "/s/x"}, {}),
+        ({"extra_special_tokens": ["/m/x"]}, {}),
+    ],
+    ids=str,
+)
+def test_paths_are_cut_down_and_labels_and_tokens_stay(value, expected):
+    name = {"_name_or_path": "model"} if "_name_or_path" in value else {}
+    assert without_paths(value) == ({**expected, **name} or value)
+
+
+def test_a_directory_is_looked_for_as_a_path_and_not_as_a_part_of_an_address():
+    secrets = ("/datasets", "/home/ann/")
+    refuse_secrets({"README.md": b"[a](https://huggingface.co/datasets/user/a) datasets/x /datasets2"}, secrets)
+    for text in (b"in /datasets.", b"--to=/datasets/x", b'"/home/ann/x"', b"file:///datasets", rb'"\n/home/ann/x"'):
+        with pytest.raises(NotPublishableError, match=r"notes\.md holds"):
+            refuse_secrets({"notes.md": text}, secrets)
