@@ -685,3 +685,12 @@ def test_a_directory_is_looked_for_as_a_path_and_not_as_a_part_of_an_address():
     for text in (b"in /datasets.", b"--to=/datasets/x", b'"/home/ann/x"', b"file:///datasets", rb'"\n/home/ann/x"'):
         with pytest.raises(NotPublishableError, match=r"notes\.md holds"):
             refuse_secrets({"notes.md": text}, secrets)
+
+
+def test_the_metadata_name_nothing_local_by_what_may_be_another_dataset_on_the_hub():
+    facts = json.loads((template_folder() / "examples" / "lm.json").read_text())
+    results = card_metadata(facts, "user/model").eval_results
+    assert {(each.dataset_type, each.dataset_config) for each in results} == {
+        ("local", name) for name in ("docs", "python", "cpp")
+    }
+    assert len({each.unique_identifier for each in results}) == 3
