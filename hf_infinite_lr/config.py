@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -170,6 +171,11 @@ class ContinualArguments:
             raise ValueError(
                 "anneal_budget='extra' with rewind='none' has no trunk that could train on the branch's batches: "
                 "choose anneal_budget='within' or another rewind."
+            )
+        if self.hub_license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", self.hub_license):
+            raise ValueError(
+                f"hub_license={self.hub_license!r} must be the id of a license on the Hub, in lower case, such as "
+                "apache-2.0."
             )
         self.methods = {name: asdict(settings) for name, settings in read_methods(self.methods).items()}
         if mode := run_mode(self):

@@ -12,6 +12,7 @@ import json
 import re
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
@@ -86,13 +87,17 @@ class Fault:
     """What happens to a call.
 
     `kind`: a status; `html`, a 500 that is no JSON; `cut`, half of the request is read; `lost`, it is done and the
-    answer is cut; `hang`, no answer until the server stops; `hang_done`, the same after it is done.
+    answer is cut; `hang`, no answer until the server stops; `hang_done`, the same after it is done; `late`, a 504, and
+    it is done after all, just before the next such call. The first `after` calls go well.
     """
 
     call: str
     kind: int | str
     times: int = 1
     retry_after: int | None = None
+    after: int = 0
+    message: str = "told to fail"
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 class Refused(Exception):  # noqa: N818  # an answer, not an error of the server
@@ -120,6 +125,7 @@ class LoopbackHub:
         self.part_size = 1 << 30
         self.objects: dict[str, bytes] = {}
         self.parts: dict[tuple[str, int], bytes] = {}
+        self._late: dict[str, dict] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
@@ -159,6 +165,9 @@ class LoopbackHub:
         with self.lock:
             for fault in self.faults:
                 if fault.call == call and fault.times > 0:
+                    if fault.after > 0:
+                        fault.after -= 1
+                        continue
                     fault.times -= 1
                     return fault
         return None
@@ -283,6 +292,8 @@ class LoopbackHub:
         if revision not in self.repos[repo].branches:
             raise Refused(404, "Revision not found", "RevisionNotFound")
         header = body[0]["value"]
+        if header.get("parentCommit") not in (None, self.repos[repo].branches[revision].oid):
+            raise Refused(412, "A commit has happened since. Please refresh and try again.")
         added = {
             line["value"]["path"]: base64.b64decode(line["value"]["content"]) for line in body if line["key"] == "file"
         }
@@ -415,21 +426,27 @@ def _handler(hub):
                 return self.send(500, b"<html>In trouble</html>")
             if fault is not None and isinstance(fault.kind, int):
                 more = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
-                return self.send(fault.kind, b'{"error": "told to fail"}', **more)
+                return self.send(fault.kind, json.dumps({"error": fault.message}).encode(), **more, **fault.headers)
+            if fault is not None and fault.kind == "late":
+                hub._late[call] = {**found, "body": self.body(raw)}
+                return self.send(504, b'{"error": "told to fail"}')
+            if late := hub._late.pop(call, None):
+                with hub.lock, suppress(Refused):
+                    getattr(hub, call)(**late)
             try:
                 if "repo" in found and found["repo"] not in hub.repos:
                     raise Refused(404, "Repository not found", "RepoNotFound")
                 with hub.lock:
                     result = getattr(hub, call)(**found, body=self.body(raw))
             except Refused as refusal:
+                if self.withheld(fault):
+                    return None
                 code = {"X-Error-Code": refusal.code} if refusal.code else {}
                 text = str(refusal)
                 text = text if text.startswith("{") else json.dumps({"error": text})
                 return self.send(refusal.status, text.encode(), **code)
-            if fault is not None and fault.kind == "lost":
-                return self.drop()
-            if fault is not None and fault.kind == "hang_done":
-                return self.hang()
+            if self.withheld(fault):
+                return None
             if call == "lfs_get":
                 return self.send(200, result)
             if call == "lfs_part":
@@ -462,6 +479,15 @@ def _handler(hub):
             if self.command == "PUT" or (raw and self.headers.get("content-type") is None):
                 return raw
             return json.loads(raw) if raw else {}
+
+        def withheld(self, fault):
+            """Whether the answer of what is done is not sent."""
+            kind = fault and fault.kind
+            if kind == "lost":
+                self.drop()
+            elif kind == "hang_done":
+                self.hang()
+            return kind in ("lost", "hang_done")
 
         def hang(self):
             hub.hanging.set()

@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import shutil
 import signal
+import time
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -12,21 +14,28 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
-from huggingface_hub.utils import are_progress_bars_disabled, close_session
+from httpx2 import Client, ConnectError
+from huggingface_hub.utils import _http, are_progress_bars_disabled, close_session
 from loopback_hub import CALLS, LFS_CALLS, LoopbackHub, connect
 
 from hf_infinite_lr.cli import main
 from hf_infinite_lr.hub import (
     BackgroundSender,
     Left,
+    NotPublishableError,
     Publication,
     PublicationQueue,
     Publisher,
     left_sentence,
     releases_of,
     send_queue,
+    without_paths,
 )
 from hf_infinite_lr.hub import background as background_module
+from hf_infinite_lr.hub.contents import refuse_secrets
+from hf_infinite_lr.hub.metadata import card_metadata
+from hf_infinite_lr.hub.publisher import _set_timeout
+from hf_infinite_lr.hub.templates import template_folder
 from hf_infinite_lr.trainer.checkpoints import fault_of
 
 RELEASE, TRUNK = ["release 01-a", "Card of release 01-a"], ["trunk 01-a"]
@@ -111,18 +120,57 @@ def test_sends_once_and_again_sends_nothing(hub, queue):
     assert hub.tokens <= {"hf_token", None}
 
 
-FAULTS = [(call, kind) for call in CALLS for kind in (429, 500, "html", "cut", "lost", "hang", "hang_done", 401, 403)]
+TIMES = {
+    "create_repo": 2,
+    "refs": 2,
+    "commits": 3,
+    "create_branch": 1,
+    "validate": 2,
+    "tree": 2,
+    "preupload": 3,
+    "commit": 3,
+    "create_tag": 2,
+}
+"""How often a trunk and a release make each call; their three commits are the trunk, the files and the card."""
+
+PASSING = (429, "429 with a time", 500, "html", "cut", "hang")
+DONE = ("lost", "hang_done")
+WRITES = ("create_repo", "create_branch", "commit", "create_tag")
 
 
-@pytest.mark.parametrize(("call", "kind"), FAULTS, ids=lambda value: str(value))
-def test_every_fault_at_every_call_costs_nothing_and_doubles_nothing(hub, queue, call, kind):
-    hub.fail(call, kind)
+def _cases():
+    """Faults at each call: those after which nothing is done follow each other, the others have a run of their own."""
+    for call, times in TIMES.items():
+        for after in range(times):
+            together = PASSING if call in WRITES else (*PASSING, *DONE)
+            alone = (401, 403, *((*DONE, "late") if call in WRITES else ()))
+            yield from ((call, after, kinds) for kinds in (together, *((kind,) for kind in alone)))
+
+
+CASES = list(_cases())
+
+
+def test_the_faults_are_at_every_call_that_is_made(hub, queue):
+    assert send(queue) == []
+    assert Counter(hub.calls) == TIMES
+    assert set(TIMES) == set(CALLS)
+    faults = {(call, after, kind) for call, after, kinds in CASES for kind in kinds}
+    assert len(faults) == sum(len(kinds) for _, _, kinds in CASES) == 20 * 10 + 8
+
+
+@pytest.mark.parametrize(("call", "after", "kinds"), CASES, ids=lambda value: str(value))
+def test_every_fault_at_every_call_costs_nothing_and_doubles_nothing(hub, queue, call, after, kinds, monkeypatch):
+    monkeypatch.setattr("hf_infinite_lr.hub.publisher._SILENCE_SECONDS", 0.2)
+    for kind in kinds:
+        named = {"kind": 429, "retry_after": 33} if kind == "429 with a time" else {"kind": kind}
+        hub.fail(call, after=after, **named)
     left = send(queue)
+    assert [fault.times for fault in hub.faults] == [0] * len(kinds), "each has happened"
     # An existing repository is used also where the token may not create one, which the first send found out.
     for each in left:
-        assert kind in (401, 403)
-        assert str(kind) in each.reason
-    assert send(queue) == []
+        assert kinds in ((401,), (403,))
+        assert str(kinds[0]) in each.reason
+    assert main(["push", str(queue.output_dir)]) == 0
     assert_complete(hub, queue)
 
 
@@ -172,11 +220,16 @@ def _send_with_a_client_of_its_own(queue):
     send(queue)
 
 
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("kind", ["hang", "hang_done"])
-def test_a_kill_at_every_call_costs_nothing_and_doubles_nothing(hub, queue, call, kind, monkeypatch):
+KILLS = [
+    (call, after, "hang") for call, times in TIMES.items() for after in range(times) if call in WRITES or not after
+]
+KILLS += [(call, after, "hang_done") for call in WRITES for after in range(TIMES[call])]
+
+
+@pytest.mark.parametrize(("call", "after", "kind"), KILLS)
+def test_a_kill_at_every_call_costs_nothing_and_doubles_nothing(hub, queue, call, after, kind, monkeypatch):
     monkeypatch.setattr("hf_infinite_lr.hub.publisher._SILENCE_SECONDS", 60.0)
-    hub.fail(call, kind)
+    hub.fail(call, kind, after=after)
     child = multiprocessing.get_context("fork").Process(target=_send_with_a_client_of_its_own, args=(queue,))
     child.start()
     assert hub.hanging.wait(20)
@@ -197,6 +250,8 @@ def test_a_repository_with_commits_keeps_them_and_loses_stale_weights(hub, queue
     assert files["LICENSE"] == b"mine"
     assert "model-00001-of-00002.safetensors" not in files
     assert files["model.safetensors"] != b"old"
+    trunk = queue.output_dir / "trunk" / "01-a"
+    assert set(hub.files("task-01-a-trunk")) <= {path.name for path in trunk.iterdir()} | {".gitattributes"}
 
 
 def test_a_tag_of_something_else_is_never_moved(hub, queue):
@@ -232,13 +287,16 @@ def test_a_release_that_the_run_made_again_with_other_weights_replaces_its_own(h
     ("fault", "expected"),
     [
         ({"kind": 429, "retry_after": 77}, [77]),
+        ({"kind": 429, "headers": {"RateLimit": '"api";r=0;t=55'}}, [55]),
+        ({"kind": 429, "headers": {"RateLimit": '"api";r=9;t=55'}}, [1]),
+        ({"kind": 429, "call": "commit", "times": 2}, [600, 600]),
         ({"kind": 503, "times": 9}, [1, 2, 4, 8, 16, 32, 64, 120, 120]),
         ({"kind": 429, "times": 2, "retry_after": 1}, [1, 2]),
         ({"kind": "cut", "times": 3}, [1, 2, 4]),
     ],
 )
 def test_waits_as_long_as_the_server_says_else_exponentially(hub, queue, fault, expected):
-    hub.fail("refs", **fault)
+    hub.fail(**{"call": "refs", **fault})
     pauses = []
     assert send(queue, pauses) == []
     assert pauses == expected
@@ -265,9 +323,14 @@ def test_a_broken_directory_a_pickle_and_a_refused_card_stay_in_the_queue(hub, q
     assert "trunk/01-a is not whole: config.json" in reasons[0]
     assert "the Hub refuses releases/01-a" in reasons[1]
     assert "base_model" in reasons[1]
+    assert hub.titles() == [], "no half of a release"
     (release / "pytorch_model.bin").write_bytes(b"")
     assert "pytorch_model.bin is a pickle" in send(queue)[1].reason
-    assert "Nothing is lost" in left_sentence(send(queue), queue.output_dir)
+    left = send(queue)
+    assert left_sentence(left, queue.output_dir) == (
+        f"Cannot be published as it is: trunk/01-a, releases/01-a ({left[0].reason}; {left[1].reason}). "
+        f"Nothing is lost; mend that, and send it with: hf-infinite-lr push {queue.output_dir}"
+    )
 
 
 def test_the_thread_gives_up_when_its_patience_is_used_up(hub, queue, monkeypatch, caplog):
@@ -304,7 +367,8 @@ def test_push_says_what_is_left_sends_it_and_is_done(hub, queue, monkeypatch, ca
     said = capsys.readouterr().out
     assert "releases/01-a -> user/model@main, tag task-01-a" in said
     assert "README.md" in said
-    assert (queue.output_dir / "hub/preview/01-a.md").read_text().startswith("---\n")
+    preview = (queue.output_dir / "hub/preview/01-a.md").read_bytes()
+    assert preview.startswith(b"---\n")
     assert hub.calls == []
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     hub.fail("commit", 503)
@@ -313,6 +377,7 @@ def test_push_says_what_is_left_sends_it_and_is_done(hub, queue, monkeypatch, ca
     assert main(["push", run]) == 0
     assert "2 of 2: releases/01-a is task-01-a of user/model" in capsys.readouterr().out
     assert_complete(hub, queue)
+    assert hub.files("task-01-a")["README.md"] == preview
     assert main(["push", run]) == 0
     assert "Nothing of" in capsys.readouterr().out
 
@@ -347,7 +412,7 @@ def test_a_dry_run_leaves_the_queue_as_it_is(made, tmp_path, capsys):
     assert main(["push", str(run), "--hub_model_id", "user/mistyped", "--dry_run"]) == 3
     said = capsys.readouterr().out
     assert said.count("-> user/mistyped@main") == len(list((run / "releases").iterdir()))
-    assert "-> user/model" not in said
+    assert said.count("-> user/model@main") == 1
     assert queue.waiting() == waiting
 
 
@@ -424,3 +489,208 @@ def test_a_file_that_is_sent_in_this_moment_disturbs_nobody(queue, monkeypatch):
 def test_the_command_that_is_named_works_with_any_directory(tmp_path):
     left = [Left(Publication("release", "01-a", "u/m", "main", None, "r", "d"), "why")]
     assert left_sentence(left, tmp_path / "my run").endswith(f"hf-infinite-lr push '{tmp_path}/my run'")
+
+
+def test_what_waits_and_what_is_refused_are_told_apart(tmp_path):
+    one, other = (Publication("release", name, "u/m", "main", None, "r", "d") for name in ("01-a", "02-b"))
+    said = left_sentence([Left(one, "a pickle", refused=True), Left(other, "no connection")], tmp_path)
+    assert said == (
+        "Cannot be published as it is: releases/01-a (a pickle). Not on the Hub yet: releases/02-b (no connection). "
+        f"Nothing is lost; send them with: hf-infinite-lr push {tmp_path}"
+    )
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"model": null}', b"\xff"])
+def test_a_bad_file_of_one_release_holds_up_nothing_behind_it(hub, queue, content):
+    shutil.rmtree(queue.output_dir / "hub" / "waiting")
+    add(queue, "release", "01-a", "user/model", branch="main", private=None)
+    add(queue, "trunk", "01-a", "user/model", branch="trunk", private=None)
+    card = queue.output_dir / "releases" / "01-a" / "card.json"
+    whole = card.read_bytes()
+    card.write_bytes(content if isinstance(content, bytes) else content.encode())
+    pauses = []
+    (left,) = send(queue, pauses)
+    assert left.refused
+    assert left.reason.startswith("releases/01-a cannot be read: ")
+    assert [pauses, hub.titles(), hub.titles("trunk")] == [[], [], TRUNK]
+    card.write_bytes(whole)
+    assert send(queue) == []
+    assert_complete(hub, queue)
+
+
+def test_a_file_that_cannot_be_read_while_it_is_sent_holds_up_nothing(hub, queue, monkeypatch):
+    real = Publisher._commit
+
+    def commit(self, publication, *words):
+        if publication.kind == "trunk":
+            raise PermissionError(13, "Permission denied", "/x/optimizer.pt")
+        return real(self, publication, *words)
+
+    monkeypatch.setattr(Publisher, "_commit", commit)
+    (left,) = send(queue, patience=0)
+    assert left.refused
+    assert "Permission denied" in left.reason
+    assert hub.titles() == RELEASE
+
+
+@pytest.mark.parametrize("error", [KeyError("odd"), UnicodeDecodeError("utf-8", b"", 0, 1, "odd"), OSError("odd")])
+def test_nothing_that_goes_wrong_ends_the_thread_or_the_training(hub, queue, monkeypatch, error):
+    def fail(*words, **options):
+        raise error
+
+    sender = BackgroundSender(queue, Publisher(queue.output_dir, fault_of))
+    with monkeypatch.context() as patch:
+        patch.setattr(background_module, "send_queue", fail)
+        sender.notify()
+        (reason,) = {each.reason for each in sender.finish()}
+        assert type(error).__name__ in reason
+        assert "odd" in reason
+    sender.notify()
+    assert sender.finish() == []
+    assert_complete(hub, queue)
+
+
+def test_a_queue_that_cannot_be_locked_says_so(hub, queue):
+    (queue.output_dir / "hub" / "lock").mkdir()
+    assert {each.reason.split(":")[0] for each in send(queue)} == {"the queue cannot be locked"}
+    assert hub.calls == []
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"schema_version": 2}', '{"schema_version": 1, "kind": "release"}', "1"]
+)
+def test_a_foreign_file_in_the_queue_is_passed_over_and_kept(hub, queue, content, capsys, caplog):
+    foreign = queue.output_dir / "hub" / "waiting" / "notes.json"
+    foreign.write_text(content)
+    for file in ("run.json", "sent/000009.json"):
+        (queue.output_dir / "hub" / file).parent.mkdir(exist_ok=True)
+        (queue.output_dir / "hub" / file).write_text(content)
+    add(queue, "release", "01-a", "user/model", branch="main", private=True)
+    sender = BackgroundSender(queue, Publisher(queue.output_dir, fault_of))
+    sender.notify()
+    assert sender.finish() == []
+    assert_complete(hub, queue)
+    assert f"{foreign} is passed over" in caplog.text
+    assert main(["push", str(queue.output_dir)]) == 3
+    assert f"{foreign} is passed over" in capsys.readouterr().err
+    assert foreign.read_text() == content
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "missing"),
+    [(404, "RepoNotFound", True), (401, "RepoNotFound", False), (404, "GatedRepo", False), (403, "GatedRepo", False)],
+)
+def test_only_a_repository_that_is_not_there_is_gone(hub, queue, status, code, missing):
+    assert send(queue) == []
+    (sent, _) = (Publication(**receipt["publication"]) for receipt in queue.sent())
+    publisher = Publisher(queue.output_dir, fault_of)
+    assert not publisher.misses(sent, "user/model")
+    hub.fail("refs", status, headers={"X-Error-Code": code})
+    assert publisher.misses(sent, "user/model") == missing
+
+
+@pytest.mark.parametrize("error", ["XetAuthenticationError", "XetObjectNotFoundError"])
+def test_a_refusal_of_the_large_file_storage_is_not_tried_for_ever(hub, queue, monkeypatch, error):
+    import hf_xet
+
+    def refuse(**options):
+        raise getattr(hf_xet, error)("403 at https://cas.host/x?signature=planted\nsee there")
+
+    monkeypatch.setattr("huggingface_hub._commit_api._upload_xet_files", refuse)
+    hub.lfs_above = 10_000
+    pauses = []
+    left = send(queue, pauses)
+    assert {(each.reason, each.refused) for each in left} == {(f"{error}: 403 at ... see there", False)}
+    assert pauses == []
+
+
+def test_the_reason_is_the_hubs_own_without_addresses(hub, queue):
+    hub.fail("commit", 403, message="Private storage is used up.\nSee https://host/pricing?x=planted")
+    (reason,) = {each.reason for each in send(queue)}
+    assert reason == "the Hub answered 403 Forbidden: Private storage is used up. See ..."
+
+
+def test_when_the_commits_of_an_hour_are_used_up_the_end_of_the_training_does_not_wait(hub, queue):
+    hub.fail("commit", 429, times=1000, message="You can retry this action in about 1 hour.")
+    sender = BackgroundSender(queue, Publisher(queue.output_dir, fault_of))
+    began = time.monotonic()
+    sender.notify()
+    (reason,) = {each.reason for each in sender.finish()}
+    assert time.monotonic() - began < 60
+    assert reason == "the Hub answered 429 Too Many Requests: You can retry this action in about 1 hour."
+
+
+def test_a_session_that_the_client_makes_anew_is_bounded_too(hub, queue, monkeypatch):
+    made = []
+
+    class Own(Client):
+        def request(self, method, url, **options):
+            if "/commits/" in str(url) and len(made) == 1:
+                raise ConnectError("the connection failed")
+            return super().request(method, url, **options)
+
+    def of_the_user():
+        made.append(Own(follow_redirects=True))
+        return made[-1]
+
+    close_session()
+    monkeypatch.setattr(_http, "_GLOBAL_CLIENT_FACTORY", of_the_user)
+    assert send(queue) == []
+    assert len(made) == 2
+    assert all(client.event_hooks["request"] == [_set_timeout] for client in made)
+    assert_complete(hub, queue)
+    close_session()
+
+
+def test_what_waits_for_one_repository_is_not_sent_to_another_instead(hub, queue, capsys):
+    run = str(queue.output_dir)
+    assert main(["push", run, "--hub_model_id", "me/backup"]) == 0
+    assert_complete(hub, queue)
+    assert hub.titles(repo="me/backup") == RELEASE
+
+
+@pytest.mark.parametrize("name", ["Apache 2.0", "MIT", "", "a/b"])
+def test_a_license_that_the_hub_would_refuse_is_refused_before_the_training(tmp_path, name):
+    from hf_infinite_lr import ContinualTrainingArguments
+
+    with pytest.raises(ValueError, match=r"hub_license=.* must be the id of a license on the Hub, in lower case"):
+        ContinualTrainingArguments(str(tmp_path), hub_license=name)
+    assert ContinualTrainingArguments(str(tmp_path), hub_license="llama3.1").hub_license == "llama3.1"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"model_name_or_path": "/model", "_name_or_path": "/model"}, {"model_name_or_path": "./model"}),
+        ({"base_model_name_or_path": "/models/gpt2"}, {"base_model_name_or_path": "./gpt2"}),
+        ({"tasks": [{"dataset_name": "/data/squad"}]}, {"tasks": [{"dataset_name": "./squad"}]}),
+        ({"data_files": {"train": ["/corpus.jsonl", "b"]}}, {"data_files": {"train": ["corpus.jsonl", "b"]}}),
+        ({"x": "file:///mnt/x"}, {"x": "x"}),
+        ({"/a/x": 1, "/b/x": 2, "/c/y": 3, "z": 4}, {"x-0": 1, "x-1": 2, "y": 3, "z": 4}),
+        ({"separator": "/n"}, {}),
+        ({"id2label": {"0": "/m/09x0r"}, "label2id": {"/m/09x0r": 0}}, {}),
+        ({"added_tokens_decoder": {"5": {"content": "/m/09x0r"}}, "eos_token": "/s/x"}, {}),
+        ({"extra_special_tokens": ["/m/x"]}, {}),
+    ],
+    ids=str,
+)
+def test_paths_are_cut_down_and_labels_and_tokens_stay(value, expected):
+    name = {"_name_or_path": "model"} if "_name_or_path" in value else {}
+    assert without_paths(value) == ({**expected, **name} or value)
+
+
+def test_a_directory_is_looked_for_as_a_path_and_not_as_a_part_of_an_address():
+    secrets = ("/datasets", "/home/ann/")
+    refuse_secrets({"README.md": b"[a](https://huggingface.co/datasets/user/a) datasets/x /datasets2"}, secrets)
+    for text in (b"in /datasets.", b"--to=/datasets/x", b'"/home/ann/x"', b"file:///datasets", rb'"\n/home/ann/x"'):
+        with pytest.raises(NotPublishableError, match=r"notes\.md holds"):
+            refuse_secrets({"notes.md": text}, secrets)
+
+
+def test_the_metadata_name_nothing_local_by_what_may_be_another_dataset_on_the_hub():
+    facts = json.loads((template_folder() / "examples" / "lm.json").read_text())
+    results = card_metadata(facts, "user/model").eval_results
+    assert {(each.dataset_type, each.dataset_config) for each in results} == {
+        ("local", name) for name in ("docs", "python", "cpp")
+    }
+    assert len({each.unique_identifier for each in results}) == 3

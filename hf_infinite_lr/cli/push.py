@@ -46,6 +46,7 @@ def push(argv: Sequence[str]) -> int:
         run = read_run(arguments.output_dir)
         output_dir = run.path
         queue, publisher = PublicationQueue(output_dir), Publisher(output_dir, fault_of)
+        unreadable = queue.unreadable()
         names = releases_of(output_dir, [task["directory"] for task in run.tasks])
         found = [] if arguments.hub_model_id is None else _releases(queue, names, arguments.hub_model_id)
         known = {each: queue.sent_to(each) for each in found}
@@ -54,17 +55,19 @@ def push(argv: Sequence[str]) -> int:
         if not arguments.dry_run:
             for each in new:
                 queue.add(each)
-        replaced = {each.folder for each in new}
-        waiting = [*(each for each in queue.waiting() if each.folder not in replaced), *new]
+        replaced = {(each.folder, each.repo_id) for each in new}
+        waiting = [*(each for each in queue.waiting() if (each.folder, each.repo_id) not in replaced), *new]
     except (ValueError, OSError) as error:
         print(f"hf-infinite-lr push: {error}", file=sys.stderr)
         return 1
+    for file, reason in unreadable:
+        print(f"hf-infinite-lr push: {file} is passed over: {reason}", file=sys.stderr)
     if not waiting:
         print(f"Nothing of {output_dir} waits to be sent.")
-        return 0
+        return LEFT if unreadable else 0
     if arguments.dry_run:
         return _describe(publisher, waiting)
-    return _send(queue, publisher, len(waiting))
+    return _send(queue, publisher, len(waiting)) or (LEFT if unreadable else 0)
 
 
 def _send(queue: PublicationQueue, publisher: Publisher, total: int) -> int:
@@ -105,7 +108,7 @@ def _describe(publisher: Publisher, waiting: Sequence[Publication]) -> int:
         print(f"{publication.folder} -> {publication.repo_id}@{publication.branch}, tag {publication.tag}")
         try:
             files = publisher.files(publication)
-            card = publisher.card(publication, None) if publication.kind == "release" else {}
+            card = publisher.card(publication, publication.repo_id) if publication.kind == "release" else {}
         except NotPublishableError as error:
             print(f"  would be refused: {error}")
             continue

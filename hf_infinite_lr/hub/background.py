@@ -7,14 +7,14 @@ import os
 import sys
 import threading
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 from huggingface_hub import constants
 from huggingface_hub.utils import disable_progress_bars
 
 from .publisher import Publisher
 from .queue import Publication, PublicationQueue
-from .sending import Left, left_sentence, send_queue
+from .sending import Left, left_sentence, send_queue, short
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +71,8 @@ class BackgroundSender:
                 logger.info("still waiting for %d publication(s)", len(self._queue.waiting()))
         self._thread = None
         self._closing.clear()
-        reasons = {each.publication: each.reason for each in self._left}
-        left = [Left(each, reasons.get(each, "not tried")) for each in self._queue.waiting()]
+        known = {each.publication: each for each in self._left}
+        left = [known.get(each, Left(each, "not tried")) for each in self._queue.waiting()]
         if left:
             logger.warning("%s", left_sentence(left, self._queue.output_dir))
         return left
@@ -84,8 +84,18 @@ class BackgroundSender:
             self._wake.wait()
             self._wake.clear()
             closing = self._closing.is_set()
+            self._left = self._send()
+
+    def _send(self) -> list[Left]:
+        """Sends the queue; whatever goes wrong is a reason why something is left, and no end of thread or training."""
+        try:
+            for file, reason in self._queue.unreadable():
+                logger.warning("%s is passed over: %s", file, reason)
             with quiet_uploads():
-                self._left = send_queue(self._queue, self._publisher, pause=self._pause, on_sent=_tell)
+                return send_queue(self._queue, self._publisher, pause=self._pause, on_sent=_tell)
+        except Exception as error:
+            logger.warning("sending the queue failed: %s", short(error))
+            return [Left(each, short(error)) for each in self._queue.waiting()]
 
     def _pause(self, seconds: float) -> bool:
         """Waits; from the end of the training on only as long as the patience lasts."""
@@ -103,7 +113,8 @@ class BackgroundSender:
 def make_way() -> None:
     """Gives the calling thread the lowest priority, where threads have one of their own: the training goes first."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        with suppress(OSError):  # of a sandbox that forbids the call
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 def quiet_uploads() -> AbstractContextManager[object]:

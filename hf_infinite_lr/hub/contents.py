@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -46,6 +48,13 @@ libraries write below it name local paths; the manifest is made anew of what is 
 
 _PICKLES = frozenset((".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"))
 _TEXTS = frozenset((".json", ".md", ".yaml", ".txt"))
+
+_WORDS = re.compile(r"id2label|label2id|(.*_)?(labels|classes)|.*_tokens?|added_tokens_decoder")
+"""Keys of labels and tokens, which may look like paths and are none."""
+_PLACES = re.compile(r".*(path|dir|file|folder|checkpoint)s?|(config|dataset|tokenizer)_name")
+"""Keys of what lies somewhere, where `/model` is a path too."""
+_LOADED = re.compile(r".+_name_or_path|(config|dataset|tokenizer)_name")
+"""Those of them that a loader takes for an id on the Hub, where no such path exists."""
 
 
 class NotPublishableError(ValueError):
@@ -98,31 +107,55 @@ def _without_paths(path: Path) -> Path | bytes:
     return (json.dumps(shortened, indent=2) + "\n").encode()
 
 
-def without_paths(value: Any) -> Any:
-    """Plain data with every absolute path cut down to its last part.
+def without_paths(value: Any, key: str = "") -> Any:
+    """Plain data with every absolute path cut down to its last part, in a form that is no id on the Hub.
 
-    >>> without_paths({"model": "/home/ann/llama", "tag": "</s>", "id": "ann/llama"})
-    {'model': 'llama', 'tag': '</s>', 'id': 'ann/llama'}
+    Args:
+        value: Of JSON or YAML.
+        key (`str`): What it is the value of; labels and tokens stay as they are.
+
+    >>> without_paths({"model_name_or_path": "/models/gpt2", "data_files": "/corpus.jsonl", "id": "ann/gpt2"})
+    {'model_name_or_path': './gpt2', 'data_files': 'corpus.jsonl', 'id': 'ann/gpt2'}
     """
+    if _WORDS.fullmatch(key):
+        return value
     if isinstance(value, dict):
-        return {key: without_paths(item) for key, item in value.items()}
+        inner = (key if _PLACES.fullmatch(key) else str(name) for name in value)
+        items = [without_paths(item, of) for item, of in zip(value.values(), inner, strict=True)]
+        return dict(zip(_without_paths_in_keys(list(value)), items, strict=True))
     if isinstance(value, list):
-        return [without_paths(item) for item in value]
-    if isinstance(value, str) and is_local_path(value):
-        return value.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+        return [without_paths(item, key) for item in value]
+    if isinstance(value, str) and (is_local_path(value) or (_PLACES.fullmatch(key) and _is_at_the_root(value))):
+        return f"{'./' if _LOADED.fullmatch(key) else ''}{_last_part(value)}"
     return value
 
 
-def is_local_path(value: str) -> bool:
-    """Whether a text is an absolute path of a machine.
+def _without_paths_in_keys(keys: list[Any]) -> list[Any]:
+    """Keys cut down likewise, and numbered where that would make two the same."""
+    cut = [_last_part(key) if isinstance(key, str) and is_local_path(key) else key for key in keys]
+    counts, pairs = Counter(cut), enumerate(zip(keys, cut, strict=True))
+    return [new if counts[new] == 1 or new == old else f"{new}-{place}" for place, (old, new) in pairs]
 
-    >>> [is_local_path(text) for text in ("/data/x", "~/x", "C:/x", "user/model", "/s", "https://x.org/y")]
-    [True, True, True, False, False, False]
+
+def _last_part(path: str) -> str:
+    return path.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+
+
+def is_local_path(value: str) -> bool:
+    """Whether a text is an absolute path of a machine, whatever it is the value of.
+
+    >>> [is_local_path(text) for text in ("/data/x", "~/x", "C:/x", "file:///x", "user/model", "/s", "https://x/y")]
+    [True, True, True, True, False, False, False]
     """
     if "\n" in value or len(value) > 4096:
         return False
     posix = PurePosixPath(value)
-    return (posix.is_absolute() and len(posix.parts) > 2) or value.startswith("~/") or _is_windows_path(value)
+    beginning = value.startswith(("~/", "file:/")) or _is_windows_path(value)
+    return beginning or (posix.is_absolute() and len(posix.parts) > 2)
+
+
+def _is_at_the_root(value: str) -> bool:
+    return PurePosixPath(value).is_absolute() and len(PurePosixPath(value).parts) == 2
 
 
 def _is_windows_path(value: str) -> bool:
@@ -168,5 +201,17 @@ def refuse_secrets(contents: Contents, secrets: Sequence[str]) -> None:
         if PurePosixPath(name).suffix not in _TEXTS or name in ("tokenizer.json", "vocab.json", "merges.txt"):
             continue
         text = source.decode() if isinstance(source, bytes) else source.read_text(encoding="utf-8")
-        if any(secret in text for secret in secrets):
+        if any(_holds(text, secret) for secret in secrets):
             raise NotPublishableError(f"{name} holds a token or a path of this machine.")
+
+
+def _holds(text: str, secret: str) -> bool:
+    r"""Whether a text holds a token, or a directory as a path of its own: `/data` is none in `https://host/data/x`.
+
+    >>> [_holds(text, "/data") for text in ("a.org/data/x", "/data2", "/data.d", "in /data.", r"a\n/data/x", "f:///data")]
+    [False, False, False, True, True, True]
+    """
+    if not PurePosixPath(secret).is_absolute():
+        return secret in text
+    end = "" if secret.endswith("/") else r"(?![\w-]|\.\w)"
+    return re.search(rf"(?:(?<![\w.~-])|(?<=\\[nrt])){re.escape(secret)}{end}", text) is not None

@@ -60,9 +60,9 @@ def _results(facts: Mapping[str, Any], task_type: str) -> Iterator[EvalResult]:
                 continue
             yield EvalResult(
                 task_type=task_type,
-                dataset_type=row["dataset"] or slug(row["column"]) or "local",
+                dataset_type=_dataset(row),
                 dataset_name=_one_line(row["column"]),
-                # Tasks that are parts of one dataset are told apart by their names, or they would be read as one.
+                # Tasks of one dataset, or all that are local, are told apart by name, or they would be read as one.
                 dataset_config=_one_line(row["column"]) if shared[_place(row)] > 1 else _subset(row),
                 dataset_split=row["split"] if row["dataset"] else None,
                 metric_type=slug(scores["metric"].removeprefix("eval_")).replace("-", "_"),
@@ -72,7 +72,12 @@ def _results(facts: Mapping[str, Any], task_type: str) -> Iterator[EvalResult]:
 
 
 def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return row["dataset"] or slug(row["column"]), _subset(row), row["split"]
+    return _dataset(row), _subset(row), row["split"]
+
+
+def _dataset(row: Mapping[str, Any]) -> str:
+    """The id of a dataset on the Hub; what is not there gets no name of its own, which could be another's id."""
+    return row["dataset"] or "local"
 
 
 def _subset(row: Mapping[str, Any]) -> str | None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from httpx2 import HTTPError, Request, Timeout
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import RepositoryNotFoundError
-from huggingface_hub.utils import get_session
+from httpx2 import Client, HTTPError, Request, Timeout
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, GitRefs, HfApi, ModelCard
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.utils import _http, get_session
 
 from .card import render_card
 from .contents import CARD, Contents, NotPublishableError, contents_of, refuse_secrets, secrets_of
@@ -49,7 +50,7 @@ class Publisher:
         self._api = HfApi(token=token, library_name=_LIBRARY)
 
     def send(self, publication: Publication) -> tuple[str, str]:
-        """One attempt.
+        """One attempt; what lies here is read before the Hub is asked anything.
 
         Args:
             publication ([`Publication`]): What to send.
@@ -62,19 +63,26 @@ class Publisher:
             HTTPError, OSError: of the client.
         """
         _bound_silence()
-        files = self.files(publication)
-        repo_id = self._repository(publication)
+        files, is_release = self.files(publication), publication.kind == "release"
+        card = self.card(publication, publication.repo_id) if is_release else {}
+        repo_id = self._api.create_repo(publication.repo_id, private=publication.private, exist_ok=True).repo_id
+        refs = self._api.list_repo_refs(repo_id)
+        self._make_branch(publication, repo_id, refs)
         history = self._history(publication, repo_id)
-        tagged = self._tagged(publication, repo_id)
+        tagged = _tagged(publication, refs)
         if tagged is not None:
             description = history.get(tagged, "")
             if publication.weights in description:
                 return repo_id, tagged
             if not description.startswith(publication.origin):
                 raise NotPublishableError(f"the tag {publication.tag} of {repo_id} belongs to something else")
+        if is_release:
+            card = card if repo_id == publication.repo_id else self.card(publication, repo_id)
+            _validate(publication, card)
         commit = self._commit(publication, repo_id, "files", files, history)
-        if publication.kind == "release":
-            commit = self._commit(publication, repo_id, "card", self.card(publication, repo_id), history)
+        if is_release:
+            history = history if commit in history else {commit: "", **history}
+            commit = self._commit(publication, repo_id, "card", card, history)
         if tagged is not None:
             self._api.delete_tag(repo_id, tag=publication.tag)
         self._api.create_tag(repo_id, tag=publication.tag, revision=commit)
@@ -87,11 +95,12 @@ class Publisher:
             publication ([`Publication`]): What was sent.
             repo_id (`str`): The repository's full name.
         """
+        _bound_silence()
         try:
-            return self._tagged(publication, repo_id) is None
-        except RepositoryNotFoundError:
-            return True
-        except (HTTPError, OSError):
+            return _tagged(publication, self._api.list_repo_refs(repo_id)) is None
+        except RepositoryNotFoundError as error:  # also of one that this token may not see
+            return error.response.status_code == 404 and not isinstance(error, GatedRepoError)
+        except (HTTPError, OSError, json.JSONDecodeError):
             return False
 
     def files(self, publication: Publication) -> Contents:
@@ -104,9 +113,10 @@ class Publisher:
             NotPublishableError: for a directory that is not whole or holds what must not be published.
         """
         folder = self.output_dir / publication.folder
-        if (fault := self._fault_of(folder)) is not None:
-            raise NotPublishableError(f"{publication.folder} is not whole: {fault}")
-        return contents_of(folder, publication.kind, secrets=secrets_of(self.output_dir, self.token))
+        with _read_here(publication):
+            if (fault := self._fault_of(folder)) is not None:
+                raise NotPublishableError(f"{publication.folder} is not whole: {fault}")
+            return contents_of(folder, publication.kind, secrets=secrets_of(self.output_dir, self.token))
 
     def card(self, publication: Publication, repo_id: str | None) -> Contents:
         """What the second commit of a release holds: its card, and its scores in the Hub's own form.
@@ -116,39 +126,38 @@ class Publisher:
             repo_id (`str`, *optional*): The repository's full name, where it is known.
 
         Raises:
-            NotPublishableError: for a card that holds what must not be published, or has no valid metadata.
+            NotPublishableError: for a card that cannot be made, holds what must not be published, or has no valid
+                metadata.
         """
-        facts = read_facts(self.output_dir / publication.folder)
-        try:
+        with _read_here(publication):
+            facts = read_facts(self.output_dir / publication.folder)
             contents: Contents = {CARD: render_card(facts, repo_id=repo_id).encode()}
-        except ValueError as error:
-            raise NotPublishableError(str(error)) from error
-        if (entries := evaluation_entries(facts)) is not None:
-            contents[_EVALUATION] = entries
-        refuse_secrets(contents, secrets_of(self.output_dir, self.token))
-        return contents
+            if (entries := evaluation_entries(facts)) is not None:
+                contents[_EVALUATION] = entries
+            refuse_secrets(contents, secrets_of(self.output_dir, self.token))
+            return contents
 
-    def _repository(self, publication: Publication) -> str:
-        """Creates repository and branch where they are missing; the repository's full name."""
-        url = self._api.create_repo(publication.repo_id, private=publication.private, exist_ok=True)
-        if publication.branch != "main":
-            self._api.create_branch(url.repo_id, branch=publication.branch, exist_ok=True)
-        return url.repo_id
+    def _make_branch(self, publication: Publication, repo_id: str, refs: GitRefs) -> None:
+        """Makes the publication's branch where it is missing."""
+        if publication.branch in ("main", *(branch.name for branch in refs.branches)):
+            return
+        start = None
+        if publication.kind == "trunk":  # from the head of main it would carry a release, or what is not ours
+            start = self._api.list_repo_commits(repo_id)[-1].commit_id
+        self._api.create_branch(repo_id, branch=publication.branch, revision=start, exist_ok=True)
 
     def _history(self, publication: Publication, repo_id: str) -> dict[str, str]:
         """The commits of the publication's branch, newest first: id -> description."""
         commits = self._api.list_repo_commits(repo_id, revision=publication.branch)
         return {commit.commit_id: commit.message.strip() for commit in commits}
 
-    def _tagged(self, publication: Publication, repo_id: str) -> str | None:
-        """The commit that the publication's tag names, if there is such a tag."""
-        tags = {tag.name: tag.target_commit for tag in self._api.list_repo_refs(repo_id).tags}
-        return tags.get(publication.tag)
-
     def _commit(
         self, publication: Publication, repo_id: str, part: str, contents: Contents, history: Mapping[str, str]
     ) -> str:
-        """The publication's commit of one part, made unless it is there."""
+        """The publication's commit of one part, made unless it is there, and only on top of what is known.
+
+        A commit whose answer was lost may become visible later than the next look: the Hub then refuses a second one.
+        """
         description = f"{publication.origin} {publication.weights} {part}"
         for commit, known in history.items():
             if known == description:
@@ -165,6 +174,7 @@ class Publisher:
                 commit_message=f"{'Card of ' if part == 'card' else ''}{publication.kind} {publication.name}",
                 commit_description=description,
                 revision=publication.branch,
+                parent_commit=next(iter(history), None),
             ).oid
         except json.JSONDecodeError:  # of a server in trouble, which answers in HTML
             raise
@@ -178,17 +188,72 @@ class Publisher:
         return [CommitOperationDelete(name) for name in stale]
 
 
+def _tagged(publication: Publication, refs: GitRefs) -> str | None:
+    """The commit that the publication's tag names, if there is such a tag."""
+    return {tag.name: tag.target_commit for tag in refs.tags}.get(publication.tag)
+
+
+def _validate(publication: Publication, card: Contents) -> None:
+    """Asks the Hub about a card before anything is committed, so that a refused one leaves no half of a release.
+
+    Raises:
+        NotPublishableError: with the Hub's reason.
+    """
+    content = card[CARD]
+    assert isinstance(content, bytes)
+    try:
+        ModelCard(content.decode()).validate()
+    except ValueError as error:
+        answer = error.__context__
+        said = answer.server_message if isinstance(answer, HfHubHTTPError) else None
+        raise NotPublishableError(f"the Hub refuses {publication.folder}: {said or error}") from error
+
+
+@contextmanager
+def _read_here(publication: Publication) -> Iterator[None]:
+    """Whatever goes wrong with local files, which anyone may have changed, concerns their publication alone.
+
+    Raises:
+        NotPublishableError: in place of any other exception.
+    """
+    try:
+        yield
+    except NotPublishableError:
+        raise
+    except Exception as error:
+        raise NotPublishableError(f"{publication.folder} cannot be read: {type(error).__name__}: {error}") from error
+
+
 def _bound_silence() -> None:
     """Gives requests a timeout that have none.
 
     The client sets none, and no argument reaches its paged listings. Its uploads to the large file storage do not even
-    carry our name, so whatever the process asks of the client from now on is bounded where it was not.
+    carry our name, so whatever the process asks of the client from now on is bounded where it was not. After a failed
+    connection the client makes itself another session, by the factory that it or the user has set.
+    `set_client_factory` would close the session, and with it what other threads are reading.
     """
-    session = get_session()
+    factory = _http._GLOBAL_CLIENT_FACTORY
+    if not isinstance(factory, _Bounded):
+        _http._GLOBAL_CLIENT_FACTORY = _Bounded(factory)
+        _bound(get_session())
+
+
+class _Bounded:
+    """A factory of clients whose requests all have a timeout."""
+
+    def __init__(self, factory: Callable[[], Client]) -> None:
+        self._factory = factory
+
+    def __call__(self) -> Client:
+        return _bound(self._factory())
+
+
+def _bound(session: Client) -> Client:
     hooks = session.event_hooks
     if _set_timeout not in hooks["request"]:
         hooks["request"].append(_set_timeout)
         session.event_hooks = hooks
+    return session
 
 
 def _set_timeout(request: Request) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -99,13 +100,15 @@ class PublicationQueue:
         self._sent = output_dir / FOLDER / "sent"
 
     def add(self, new: Publication) -> None:
-        """Puts a directory at the end of the queue; one that waits already keeps its place, with its newest weights.
+        """Puts a directory at the end of the queue.
+
+        One that waits already for that repository keeps its place, with its newest weights.
 
         Args:
             new ([`Publication`]): From [`~PublicationQueue.publication`].
         """
-        places = {(old.kind, old.name): file for file, old in self._files()}
-        file = places.get((new.kind, new.name)) or self._waiting / f"{self._next():06d}-{new.kind}-{new.name}.json"
+        places = [file for file, old in self._files() if (old.folder, old.repo_id) == (new.folder, new.repo_id)]
+        file = places[0] if places else self._waiting / f"{self._next():06d}-{new.kind}-{new.name}.json"
         write_json(file, {"schema_version": _SCHEMA_VERSION, **asdict(new)})
 
     def publication(self, kind: str, name: str, repo_id: str, *, branch: str, private: bool | None) -> Publication:
@@ -138,9 +141,13 @@ class PublicationQueue:
         """What is still to be sent, oldest first."""
         return [publication for _, publication in self._files()]
 
+    def unreadable(self) -> list[tuple[Path, str]]:
+        """Files among those that wait which are none of this version, or not whole, and why; they are let alone."""
+        return [(file, entry) for file, entry in self._entries() if isinstance(entry, str)]
+
     def sent(self) -> list[dict[str, Any]]:
         """What has been sent, oldest first."""
-        return [read_json(file) for file in sorted(self._sent.glob("*.json"))]
+        return [receipt for file in sorted(self._sent.glob("*.json")) if (receipt := _receipt(file))]
 
     def done(self, publication: Publication, repo_id: str, commit: str) -> None:
         """Takes a publication out of the queue.
@@ -157,30 +164,51 @@ class PublicationQueue:
                 file.unlink()
 
     def _files(self) -> list[tuple[Path, Publication]]:
-        found = []
+        return [(file, entry) for file, entry in self._entries() if isinstance(entry, Publication)]
+
+    def _entries(self) -> Iterator[tuple[Path, Publication | str]]:
+        """What waits, oldest first; of a file that cannot be read the reason."""
         for file in sorted(self._waiting.glob("*.json")):
             try:
-                content = read_json(file)
+                yield file, _publication_in(file)
             except FileNotFoundError:  # sent in this moment
                 continue
-            if content.pop("schema_version", None) != _SCHEMA_VERSION:
-                raise ValueError(f"{file} is of another version: only schema_version {_SCHEMA_VERSION} can be sent.")
-            found.append((file, Publication(**content)))
-        return found
+            except (ValueError, TypeError, AttributeError, OSError) as error:
+                yield file, str(error)
 
     def _next(self) -> int:
-        numbers = [
-            int(file.name.split("-")[0]) for folder in (self._waiting, self._sent) for file in folder.glob("*.json")
-        ]
-        return max(numbers, default=0) + 1
+        names = [file.name for folder in (self._waiting, self._sent) for file in folder.glob("*.json")]
+        return max((int(name[:6]) for name in names if name[:6].isdecimal()), default=0) + 1
 
     def _run_id(self) -> str:
         """Made once per `output_dir`, so that a run that was killed knows its commits again."""
         file = self.output_dir / FOLDER / "run.json"
-        if not file.exists():
-            write_json(file, {"run": uuid.uuid4().hex[:12]})
-        run: str = read_json(file)["run"]
-        return run
+        try:
+            return str(read_json(file)["run"])
+        except (ValueError, TypeError, KeyError, FileNotFoundError):  # none yet, or none that is whole
+            run = uuid.uuid4().hex[:12]
+            write_json(file, {"run": run})
+            return run
+
+
+def _publication_in(file: Path) -> Publication:
+    content = read_json(file)
+    if content.pop("schema_version", None) != _SCHEMA_VERSION:
+        raise ValueError(f"it is of another version: only schema_version {_SCHEMA_VERSION} can be sent")
+    publication = Publication(**content)
+    if publication.kind not in KINDS:
+        raise ValueError(f"kind={publication.kind!r} must be {' or '.join(KINDS)}")
+    return publication
+
+
+def _receipt(file: Path) -> dict[str, Any] | None:
+    """What was sent; None for a file that does not say so, whose publication is then looked for on the Hub."""
+    try:
+        receipt: dict[str, Any] = read_json(file)
+        Publication(**receipt["publication"])
+        return receipt if receipt["repo_id"] else None
+    except (ValueError, TypeError, KeyError, OSError):
+        return None
 
 
 def weights_digest(folder: Path) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 import shlex
+import textwrap
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -25,9 +28,13 @@ logger = logging.getLogger(__name__)
 
 _FIRST_WAIT_SECONDS = 1.0
 _LONGEST_WAIT_SECONDS = 120.0
+_COMMIT_LIMIT_SECONDS = 600.0
+"""After the commits of an hour are used up, which the Hub answers without a time in its headers."""
+
 _REFUSALS = frozenset((401, 402, 403, 404))
 """Answers that concern the account or the repository: the next publication would get the same."""
 _PASSING = frozenset((408, 409, 412, 425, 429))
+_ADDRESS = re.compile(r"\w+://\S+")
 
 
 class Stopped(Exception):  # noqa: N818  # the end of the attempts, not an error of the program
@@ -41,10 +48,12 @@ class Left:
     Args:
         publication ([`Publication`]): What could not be sent.
         reason (`str`): In words.
+        refused (`bool`): Whether trying again is of no use before something is mended.
     """
 
     publication: Publication
     reason: str
+    refused: bool = False
 
 
 def send_queue(
@@ -69,11 +78,14 @@ def send_queue(
     Returns:
         `list[Left]`: What is still in the queue.
     """
-    try:
-        with FileLock(queue.output_dir / FOLDER / "lock", timeout=0):
-            return _send_all(queue, publisher, pause, on_sent)
-    except Timeout:
-        return _all_left(queue, {}, "another process is sending this queue")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(queue.output_dir / FOLDER / "lock", timeout=0))
+        except Timeout:
+            return _all_left(queue, {}, "another process is sending this queue")
+        except OSError as error:
+            return _all_left(queue, {}, f"the queue cannot be locked: {short(error)}")
+        return _send_all(queue, publisher, pause, on_sent)
 
 
 def _send_all(
@@ -87,7 +99,7 @@ def _send_all(
         try:
             repo_id = _send_one(queue, publisher, unsent[0], pause)
         except NotPublishableError as error:
-            faults[unsent[0]] = str(error)
+            faults[unsent[0]] = _in_one_line(str(error))
         except Stopped as error:
             return _all_left(queue, faults, str(error))
         else:
@@ -96,7 +108,7 @@ def _send_all(
 
 
 def _all_left(queue: PublicationQueue, faults: dict[Publication, str], reason: str) -> list[Left]:
-    return [Left(each, faults.get(each, reason)) for each in queue.waiting()]
+    return [Left(each, faults.get(each, reason), refused=each in faults) for each in queue.waiting()]
 
 
 def _send_one(
@@ -113,14 +125,19 @@ def _send_one(
             raise NotPublishableError(f"{publication.repo_id!r} cannot be the name of a repository") from error
         # hf_xet reports what goes wrong in its uploads as RuntimeError; a server in trouble may answer in HTML.
         except (HTTPError, OSError, RuntimeError, JSONDecodeError) as error:
-            seconds = _seconds_until_retry(error, wait)
-            logger.info("%s is tried again in %.0f s: %s", publication.folder, seconds, short(error))
+            seconds = _seconds_until_retry(cause := _cause(error), wait)
+            logger.info("%s is tried again in %.0f s: %s", publication.folder, seconds, short(cause))
             if not pause(seconds):
-                raise Stopped(short(error)) from error
+                raise Stopped(short(cause)) from error
             wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
         else:
             queue.done(publication, repo_id, commit)
             return repo_id
+
+
+def _cause(error: Exception) -> Exception:
+    """What is behind a failed upload to the large file storage, which the client wraps."""
+    return error.__cause__ if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception) else error
 
 
 def _seconds_until_retry(error: Exception, wait: float) -> float:
@@ -128,23 +145,33 @@ def _seconds_until_retry(error: Exception, wait: float) -> float:
 
     Raises:
         Stopped: the account or the repository does not allow it.
-        NotPublishableError: the Hub does not take this publication.
+        NotPublishableError: the Hub does not take this publication, or a file of it cannot be read.
     """
     if isinstance(error, OfflineModeIsEnabled):
         raise Stopped("HF_HUB_OFFLINE is set") from error
-    if isinstance(error, RuntimeError) and isinstance(error.__cause__, HfHubHTTPError):
-        return _seconds_until_retry(error.__cause__, wait)  # of an upload to the large file storage
     if not isinstance(error, HfHubHTTPError):
+        if isinstance(error, OSError) and error.filename is not None:
+            raise NotPublishableError(f"a file cannot be read: {short(error)}") from error
+        if isinstance(error, (PermissionError, FileNotFoundError)):  # hf_xet's words for 401, 403 and 404
+            raise Stopped(short(error)) from error
         return wait
     status = error.response.status_code
     if status in _REFUSALS:
         raise Stopped(short(error)) from error
     if status < 500 and status not in _PASSING:
         raise NotPublishableError(short(error)) from error
+    return max(wait, _named_wait(error, status))
+
+
+def _named_wait(error: HfHubHTTPError, status: int) -> float:
+    """Seconds that an answer asks to wait, 0 if it does not."""
     limit = parse_ratelimit_headers(error.response.headers)
     if status == 429 and limit is not None and limit.remaining == 0:
-        return max(wait, limit.reset_in_seconds)
-    return max(wait, _retry_after(error.response.headers.get("retry-after", "")))
+        return limit.reset_in_seconds
+    named = error.response.headers.get("retry-after", "")
+    if status == 429 and not named and "/commit/" in error.response.request.url.path:
+        return _COMMIT_LIMIT_SECONDS
+    return _retry_after(named)
 
 
 def _retry_after(named: str) -> float:
@@ -160,16 +187,28 @@ def _retry_after(named: str) -> float:
 def short(error: Exception) -> str:
     """What went wrong, in one line without addresses, which may carry signatures."""
     if isinstance(error, HfHubHTTPError):
-        return f"the Hub answered {error.response.status_code} {error.response.reason_phrase}".rstrip()
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+        words = f"the Hub answered {error.response.status_code} {error.response.reason_phrase}".rstrip()
+        words += f": {error.server_message}" if error.server_message else ""
+    else:
+        words = f"{type(error).__name__}: {error}"
+    return _in_one_line(words)
+
+
+def _in_one_line(words: str) -> str:
+    return textwrap.shorten(_ADDRESS.sub("...", words), 300, placeholder=" ...")
 
 
 def left_sentence(left: list[Left], output_dir: Path) -> str:
     """What is still in the queue, why, and the command that sends it."""
+    refused, passing = [each for each in left if each.refused], [each for each in left if not each.refused]
+    words = [f"Cannot be published as it is: {_listed(refused)}."] if refused else []
+    words += [f"Not on the Hub yet: {_listed(passing)}."] if passing else []
+    what = "send them" if passing else "mend that, and send it"
+    return f"{' '.join(words)} Nothing is lost; {what} with: hf-infinite-lr push {shlex.quote(str(output_dir))}"
+
+
+def _listed(left: list[Left]) -> str:
+    """The first few by name, and every reason once."""
     names = ", ".join(each.publication.folder for each in left[:5])
     more = f" and {len(left) - 5} more" if len(left) > 5 else ""
-    reasons = "; ".join(dict.fromkeys(each.reason for each in left if each.reason))
-    return (
-        f"Not on the Hub yet: {names}{more} ({reasons}). Nothing is lost; send them with: "
-        f"hf-infinite-lr push {shlex.quote(str(output_dir))}"
-    )
+    return f"{names}{more} ({'; '.join(dict.fromkeys(each.reason for each in left if each.reason))})"
