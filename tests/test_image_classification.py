@@ -26,7 +26,7 @@ from hf_infinite_lr.objectives.vit_model import build_vit, build_vit_config
 from hf_infinite_lr.recipe import load_recipe
 from hf_infinite_lr.stream.task_classes import TaskClasses
 from hf_infinite_lr.trainer import ContinualTrainer
-from hf_infinite_lr.trainer.engine_rules import check_engine_of_methods
+from hf_infinite_lr.trainer.engine_rules import check_engine_of_methods, check_methods_of
 
 # PEFT 0.21 asks transformers for a name that transformers 5.23 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -507,6 +507,13 @@ def test_classes_are_needed_and_belong_to_tasks(tmp_path):
         trainer(tmp_path, classes={"a": [0, 1], "b": [2, 3]})
     with pytest.raises(ValueError, match=r"class '1' is in 'a' and in 'b'"):
         TaskClasses({"a": [0, 1], "b": [1]})
+
+
+@pytest.mark.parametrize("name", ["fisher", "nearest_class_mean"])
+def test_half_precision_is_refused_where_gradients_are_not_scaled(name):
+    args = SimpleNamespace(methods={name: {}}, fp16=True)
+    with pytest.raises(ValueError, match=rf"methods\.{name} cannot be used with fp16=True"):
+        check_methods_of(args, fsdp_version=None, zero_stage=None)
 
 
 @pytest.mark.parametrize("name", ["slca", "lae", "nearest_class_mean"])

@@ -180,6 +180,11 @@ def check_methods_of(args: Any, *, fsdp_version: int | None, zero_stage: int | N
             "methods.nearest_class_mean cannot be used with fp16=True, because it leaves no gradient to scale; use "
             "bf16=True."
         )
+    if "fisher" in chosen and args.fp16:
+        raise ValueError(
+            "methods.fisher cannot be used with fp16=True, because small gradients of single samples vanish where no "
+            "scaler multiplies them; use bf16=True."
+        )
     if fsdp_version == 1 and chosen:
         raise ValueError(f"methods.{next(iter(chosen))} cannot be used with FSDP 1; set fsdp_version=2.")
     for name in ("lwf", "gdumb"):
