@@ -621,10 +621,11 @@ def test_when_the_commits_of_an_hour_are_used_up_the_end_of_the_training_does_no
 
 
 def test_a_session_that_the_client_makes_anew_is_bounded_too(hub, queue, monkeypatch):
-    made = []
+    made, bounded = [], []
 
     class Own(Client):
         def request(self, method, url, **options):
+            bounded.append(self.event_hooks["request"] == [_set_timeout])
             if "/commits/" in str(url) and len(made) == 1:
                 raise ConnectError("the connection failed")
             return super().request(method, url, **options)
@@ -637,7 +638,7 @@ def test_a_session_that_the_client_makes_anew_is_bounded_too(hub, queue, monkeyp
     monkeypatch.setattr(_http, "_GLOBAL_CLIENT_FACTORY", of_the_user)
     assert send(queue) == []
     assert len(made) == 2
-    assert all(client.event_hooks["request"] == [_set_timeout] for client in made)
+    assert all(bounded)
     assert_complete(hub, queue)
     close_session()
 
