@@ -218,6 +218,19 @@ def test_a_card_for_another_repository_names_no_trunk_there(tmp_path):
     assert "--resume_from_checkpoint org/b@task-02-task-trunk" in render_card(facts, repo_id="org/b")
 
 
+@pytest.mark.parametrize("recipe", [{"tasks": []}, None], ids=["recipe", "script"])
+def test_the_card_of_a_run_under_deepspeed_has_its_trunk_downloaded_first(recipe, tmp_path):
+    """Which its engine would unpickle: a run refuses to take it from the Hub by itself."""
+    run = run_of(["web"], tmp_path / "run")
+    run.state["settings"]["engine"] = "deepspeed-zero2"
+    card = render_card(facts_of(run, recipe))
+    assert_valid(card)
+    assert "user/model@" not in card
+    place = "continued/run/trunk/01-task" if recipe else "run/trunk/01-task"
+    assert f"hf download user/model --revision task-01-task-trunk --local-dir {place}" in card
+    assert (f"--resume_from_checkpoint {place}" if recipe else f'trainer.train("{place}")') in card
+
+
 def test_facts_that_no_template_can_be_filled_with_are_refused(tmp_path):
     facts = facts_of(run_of(["web"], tmp_path / "run"))
     facts["model"]["kind"] = "mae"

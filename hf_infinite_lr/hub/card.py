@@ -58,7 +58,7 @@ def _rendered(facts: Mapping[str, Any], repo_id: str | None) -> str:
 def _complete(facts: Mapping[str, Any]) -> dict[str, Any]:
     """The facts with what those of earlier releases do not say."""
     model = {"base_class": facts["model"]["class"], **facts["model"]}
-    trunk = facts["trunk"] and {"checkpoint": None, **facts["trunk"]}
+    trunk = facts["trunk"] and {"checkpoint": None, "unpickled": False, **facts["trunk"]}
     return {"rewind": "full", "methods": {}, "merge": None, **facts, "model": model, "trunk": trunk}
 
 
@@ -123,6 +123,7 @@ def _words(facts: Mapping[str, Any], repo_id: str | None) -> dict[str, Any]:
         "local": facts["output_dir"],
         "trunk_on_hub": trunk_on_hub,
         "trunk_path": trunk and (trunk["checkpoint"] or f"{facts['output_dir']}/trunk/{trunk['directory']}"),
+        "trunk_download": trunk_on_hub and trunk["unpickled"],
         "unpublished": "not in this repository" if repo_id and facts["hub"]["trunks"] else "not published",
         "annealed_on": facts.get("annealed_on"),
         "annealed_on_data": _annealed_on(facts.get("annealed_on")),

@@ -318,6 +318,7 @@ def _trunk(run: Run, place: int, checkpoint: Path | None) -> dict[str, Any] | No
         "directory": task["directory"],
         "tag": tag_of("trunk", task["directory"]),
         "checkpoint": checkpoint and _other_than_trunk(checkpoint, run.path, task["directory"]),
+        "unpickled": str((run.state.get("settings") or {}).get("engine")).startswith("deepspeed"),
         "step": task["end_step"] if branch is None else branch,
         "num_anneal_steps": 0 if branch is None else task["end_step"] - branch,
         "parent": tasks[place - 1]["directory"] if place else None,
