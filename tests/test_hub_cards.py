@@ -132,7 +132,7 @@ def test_a_card_says_where_it_comes_from_and_how_to_go_on(tmp_path):
     assert (data.library_name, data.pipeline_tag, data.datasets) == ("transformers", "text-generation", ["user/web"])
     assert [(r.dataset_type, r.dataset_split, r.metric_value) for r in data.eval_results] == [
         ("user/web", "train", 2.0),
-        ("code", None, 2.0),
+        ("local", None, 2.0),
     ]
     for words in (
         "| grew from the trunk | `task-02-task-trunk`, step 18 |",
@@ -172,7 +172,7 @@ def test_parts_of_one_dataset_are_told_apart_and_mixtures_taken_apart(tmp_path):
     assert found == [
         ("user/web", "web-2023", "test", 1.0),
         ("user/web", "web-2024", "test", 2.0),
-        ("mix", None, None, 3.0),
+        ("local", None, None, 3.0),
         ("user/web", "de", "dev", 4.0),
     ]
     parts = "mixture: [user/a](https://huggingface.co/datasets/user/a), built-in corpus `photos`"

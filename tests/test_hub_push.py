@@ -1,5 +1,6 @@
 """The real client against a Hub on the loopback interface, in good and in bad weather."""
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -16,7 +17,9 @@ import pytest
 import torch
 from httpx2 import Client, ConnectError
 from huggingface_hub.utils import _http, are_progress_bars_disabled, close_session
+from huggingface_hub.utils._xet import abort_xet_session
 from loopback_hub import CALLS, LFS_CALLS, LoopbackHub, connect
+from loopback_xet import XET_CALLS, XetHub
 
 from hf_infinite_lr.cli import main
 from hf_infinite_lr.hub import (
@@ -587,6 +590,62 @@ def test_only_a_repository_that_is_not_there_is_gone(hub, queue, status, code, m
     assert not publisher.misses(sent, "user/model")
     hub.fail("refs", status, headers={"X-Error-Code": code})
     assert publisher.misses(sent, "user/model") == missing
+
+
+@pytest.fixture(scope="module")
+def xet_cache(tmp_path_factory):
+    """Where hf_xet keeps what it knows of a server: kept longer, it would send nothing to another one at that port."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_XET_CACHE", str(tmp_path_factory.mktemp("xet")))
+        abort_xet_session()
+        yield
+
+
+@pytest.fixture
+def xet_hub(monkeypatch, tmp_path, xet_cache):
+    """The Hub with the storage that the real one has, to which the client's own hf_xet uploads."""
+    with XetHub() as server:
+        connect(monkeypatch, server, tmp_path / "cache")
+        server.lfs_above = 10_000
+        yield server
+
+
+def assert_there_by_xet(hub, queue):
+    """Everything is there, once, and the commits name what the shards describe."""
+    assert queue.waiting() == []
+    assert [hub.titles("trunk"), hub.titles()] == [TRUNK, RELEASE]
+    assert set(hub.repos["user/model"].tags) == {"task-01-a", "task-01-a-trunk"}
+    weights, state = queue.output_dir / "releases/01-a/model.safetensors", queue.output_dir / "trunk/01-a/optimizer.pt"
+    assert {hashlib.sha256(path.read_bytes()).hexdigest() for path in (weights, state)} <= set(hub.objects)
+    assert hub.xorb_bytes > 0.5 * (weights.stat().st_size + state.stat().st_size)
+
+
+def test_weights_reach_the_storage_of_the_hub_by_xet(xet_hub, queue):
+    assert send(queue) == []
+    assert_there_by_xet(xet_hub, queue)
+    assert set(XET_CALLS) <= set(xet_hub.calls)
+    assert not {"lfs_batch", *LFS_CALLS} & set(xet_hub.calls)
+
+
+@pytest.mark.parametrize("call", XET_CALLS)
+@pytest.mark.parametrize("kind", [429, 500, "cut"])
+def test_every_fault_of_xet_costs_nothing_and_doubles_nothing(xet_hub, queue, call, kind):
+    xet_hub.fail(call, kind)
+    assert send(queue) == []
+    assert xet_hub.faults[0].times == 0
+    assert_there_by_xet(xet_hub, queue)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("call", ["xet_token", "xet_xorb", "xet_shard"])
+def test_a_refusal_by_xet_itself_is_not_tried_for_ever(xet_hub, queue, call, status):
+    xet_hub.fail(call, status)
+    pauses = []
+    left = send(queue, pauses)
+    assert {str(status) in each.reason and "//" not in each.reason for each in left} == {True}
+    assert pauses == []
+    assert send(queue) == []
+    assert_there_by_xet(xet_hub, queue)
 
 
 @pytest.mark.parametrize("error", ["XetAuthenticationError", "XetObjectNotFoundError"])

@@ -98,7 +98,7 @@ def train_on(engine, out):
     gradients = Gradients()
     whole = tiny.run(out / "whole", tiny.data("ab"), callbacks=[gradients], **settings)
     on_the_branch = {**settings, "save_steps": 7}
-    tiny.run(out / "parts", tiny.data("ab"), stop_at=8, **on_the_branch)
+    tiny.run(out / "parts", tiny.data("ab"), stop_at=7, **on_the_branch)
     rest = tiny.run(out / "parts", tiny.data("ab"), resume=True, **on_the_branch)
     straight = tiny.run(out / "straight", tiny.data("ab"), release="last", evaluate_on="none", **settings)
     reset = tiny.run(out / "reset", tiny.data("ab"), **RESET, **settings)

@@ -34,6 +34,9 @@ _COMMIT_LIMIT_SECONDS = 600.0
 _REFUSALS = frozenset((401, 402, 403, 404))
 """Answers that concern the account or the repository: the next publication would get the same."""
 _PASSING = frozenset((408, 409, 412, 425, 429))
+_XET_REFUSAL = re.compile(r"HTTP status client error \((401|402|403|404) ")
+"""How hf_xet tells the same, besides by a PermissionError or a FileNotFoundError."""
+
 _ADDRESS = re.compile(r"\w+://\S+")
 
 
@@ -152,7 +155,7 @@ def _seconds_until_retry(error: Exception, wait: float) -> float:
     if not isinstance(error, HfHubHTTPError):
         if isinstance(error, OSError) and error.filename is not None:
             raise NotPublishableError(f"a file cannot be read: {short(error)}") from error
-        if isinstance(error, (PermissionError, FileNotFoundError)):  # hf_xet's words for 401, 403 and 404
+        if isinstance(error, (PermissionError, FileNotFoundError)) or _XET_REFUSAL.search(str(error)):
             raise Stopped(short(error)) from error
         return wait
     status = error.response.status_code
