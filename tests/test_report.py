@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -7,6 +8,8 @@ from hf_infinite_lr.cli.report import report
 from hf_infinite_lr.config import ContinualTrainingArguments
 from hf_infinite_lr.metrics import DESCRIPTIONS, TaskMatrix
 from hf_infinite_lr.report import read_run, render_comparison, render_screen, write_comparison, write_report
+from hf_infinite_lr.report.markdown import _samples_for_release
+from hf_infinite_lr.report.run import Run
 from hf_infinite_lr.schedules import rsqrt_rewarm
 from hf_infinite_lr.trainer.record import schedule_state
 
@@ -149,7 +152,7 @@ def test_the_report_holds_tables_pictures_and_links(run):
     assert ["`final_average`", "2.000", "2.500", DESCRIPTIONS["final_average"]] in rows
     assert ["anneal", "python", "180", "200", "2.0e-3", "3.0e-4"] in rows
     links = ["[trunk/02-python](../trunk/02-python)", "[releases/02-python](../releases/02-python)"]
-    assert ["python", "100", "200", "180", "3,200", "2,880", "320", "7", *links] in rows
+    assert ["python", "100", "200", "180", "3,200", "2,880", "300", "7", *links] in rows
     assert ["`seed`", "7"] in rows
     assert ["`train_seconds`", "61.25"] in rows
     assert "nats per token" in text
@@ -214,7 +217,7 @@ def test_a_run_under_way_is_reported_with_what_is_there(run):
     assert read_run(run).training_losses() == [(10, 3.5), (50, 2.5)]
     text = write_report(run).read_text()
     assert "not finished, step 150 of 300, 1 of 3 tasks released." in text
-    assert "| python | 100 | - | - | - | - | 320 | 7 | - | - |" in text
+    assert "| python | 100 | - | - | - | - | 300 | 7 | - | - |" in text
     assert "after python" not in render_screen(run)
     (run / "task_matrix.bits_per_byte.json").unlink()
     write_json(run / "task_matrix.json", LOSS.to_dict() | {"matrix": [[None, None, None]]})
@@ -306,3 +309,13 @@ def test_the_stability_gap_is_shown(run):
     text = write_report(run).read_text()
     assert "| python | docs | 2.000 | 0.250 | - |" in text
     assert "| cpp | docs | 2.000 | 0.125 | 1,200 |" in text
+
+
+def test_replayed_samples_are_not_among_those_for_the_release_only():
+    tasks = [
+        {"start_step": 0, "branch_step": 8, "end_step": 10},
+        {"start_step": 10, "branch_step": 17, "end_step": 20},
+    ]
+    run = Run(Path("run"), {"tasks": tasks, "settings": {"global_batch_size": 10, "replay_fraction": 0.25}}, (), [])
+    # 7.5 of the last 30 samples are replayed: 17 up to the branch, 25 up to its end.
+    assert [_samples_for_release(run, task) for task in tasks] == [20, 22]

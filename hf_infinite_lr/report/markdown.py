@@ -14,6 +14,7 @@ from hf_infinite_lr.report.representations import representation_sections
 from hf_infinite_lr.report.run import Run, read_run
 from hf_infinite_lr.report.screen import matrix_rows, metric_line, status_line
 from hf_infinite_lr.report.table import NOTHING, count, markdown, number
+from hf_infinite_lr.stream.order import replay_before
 
 REPORT_FOLDER = "report"
 REPORT_FILE = "report.md"
@@ -194,7 +195,7 @@ def _spent_section(run: Run, *, linked: bool) -> list[str]:
 
 
 def _samples_for_release(run: Run, task: Mapping[str, Any]) -> int | None:
-    """Samples of a task that its branch alone has seen: those of the annealing, unless training goes on from there.
+    """Samples of a task that its branch alone has seen: its own of the annealing, unless training goes on from there.
 
     With GDumb there is no trunk that could see any.
     """
@@ -203,8 +204,12 @@ def _samples_for_release(run: Run, task: Mapping[str, Any]) -> int | None:
         return None
     if task.get("branch_step") is None or settings.get("anneal_budget") == "extra" or settings.get("rewind") == "none":
         return 0
-    size = settings.get("global_batch_size")
-    return None if size is None else size * (task["end_step"] - task["branch_step"])
+    if (size := settings.get("global_batch_size")) is None:
+        return None
+    first, last = (task[name] - task["start_step"] for name in ("branch_step", "end_step"))
+    replayed = 0 if task is run.tasks[0] else settings.get("replay_fraction") or 0
+    own = [batch * size - replay_before(batch, replayed, size) for batch in (first, last)]
+    return own[1] - own[0]
 
 
 def _mapping_table(values: Mapping[str, Any]) -> str:
