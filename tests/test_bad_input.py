@@ -208,7 +208,8 @@ def test_a_host_that_is_no_trainer_is_refused(tiny, tmp_path):
 
 
 def test_a_scheduler_in_the_deepspeed_configuration_is_refused(tiny, tmp_path):
-    args, configuration = tiny.trainer(tmp_path, tiny.data("a")).args, {"zero_optimization": {"stage": 2}}
+    args = tiny.trainer(tmp_path, tiny.data("a")).args
+    configuration = {"zero_optimization": {"stage": 2}, "gradient_clipping": "auto"}
     check_deepspeed(configuration, args)
     configuration["scheduler"] = {"type": "WarmupLR"}
     with pytest.raises(ValueError, match=r"deepspeed: the key 'scheduler' .*lr_scheduler_type='infinite'; remove it"):
