@@ -67,13 +67,8 @@ def tried(path):
     return pytest.param(path, id=f"{path.parent.name}-{path.stem}", marks=() if quick else pytest.mark.slow)
 
 
-FOLDERS = sorted({path.parent for path in RECIPES.glob("*-*/*.yaml")})
-
-
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # by PEFT
-@pytest.mark.parametrize(
-    "path", [tried(folder / "infinite.yaml") for folder in FOLDERS] + [tried(DEMO / "cosine_rewarm.yaml")]
-)
+@pytest.mark.parametrize("path", [tried(path) for path in sorted(RECIPES.glob("*-*/*.yaml"))])
 def test_two_steps_of_every_recipe_on_the_real_code_path(path, tmp_path, monkeypatch, capsys, caplog):
     caplog.set_level("INFO")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
