@@ -207,7 +207,8 @@ def _samples_for_release(run: Run, task: Mapping[str, Any]) -> int | None:
     if (size := settings.get("global_batch_size")) is None:
         return None
     first, last = (task[name] - task["start_step"] for name in ("branch_step", "end_step"))
-    replayed = 0 if task is run.tasks[0] else settings.get("replay_fraction") or 0
+    has_source = any(other.get("num_samples") != 0 for other in run.tasks[: run.tasks.index(task)])
+    replayed = (settings.get("replay_fraction") or 0) if has_source else 0
     own = [batch * size - replay_before(batch, replayed, size) for batch in (first, last)]
     return own[1] - own[0]
 

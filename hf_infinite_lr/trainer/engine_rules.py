@@ -55,7 +55,7 @@ def check_deepspeed(config: Mapping[str, Any], args: Any) -> None:
             "deepspeed: the key 'scheduler' of the DeepSpeed configuration would replace "
             f"lr_scheduler_type={schedule_name(args)!r}; remove it."
         )
-    if args.max_grad_norm > 0 and not config.get("gradient_clipping"):
+    if args.max_grad_norm and not config.get("gradient_clipping"):
         raise ValueError(
             f"deepspeed: without the key 'gradient_clipping' nothing clips, but max_grad_norm={args.max_grad_norm:g}; "
             "set the key to auto, or max_grad_norm to 0."
