@@ -123,10 +123,10 @@ class ScheduleState:
 def resume(saved: ScheduleState, new: ScheduleState, *, rewinds: bool = False) -> ScheduleState:
     """Decide how to go on from a checkpoint.
 
-    Equal arguments go on as saved. Else `continue` keeps the travelled phases, the current one and all rates, and
-    takes lengths and shapes of later phases from `new`, as well as the end of a constant under way; `override` takes
-    all of `new`; `anneal` starts annealing at the saved position. The result carries the new arguments, so that the
-    same policy does not act again.
+    Equal arguments go on as saved. Else `continue` keeps the travelled phases, the current one and the rates of every
+    kind of phase that the checkpoint has, and takes lengths and shapes of later phases from `new`, as well as the end
+    of a constant under way; `override` takes all of `new`; `anneal` starts annealing at the saved position. The
+    result carries the new arguments, so that the same policy does not act again.
 
     Args:
         saved ([`ScheduleState`]):

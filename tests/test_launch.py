@@ -293,7 +293,8 @@ def test_the_job_asks_for_another_turn_where_it_was_taken_away(
 
 def test_the_job_passes_words_on_as_they_are(tmp_path):
     kwargs = "{num_anneal_steps: 0.1, min_lr: $HOME}"
-    job = {**slurm(tmp_path, srun='printf "%s\\n" "$@"\n'), "RECIPE": "a recipe.yaml"}
+    echo = {"srun": 'shift; SLURM_NODEID=0 exec "$@"\n', "accelerate": 'printf "%s\\n" "$@"\n'}
+    job = {**slurm(tmp_path, **echo), "RECIPE": "a recipe.yaml"}
     words = ["bash", LAUNCH / "multi-node.sbatch", "--lr_scheduler_kwargs", kwargs]
     said = launched([str(word) for word in words], **job).stdout.splitlines()
     assert said[-2:] == ["--lr_scheduler_kwargs", kwargs]

@@ -1,12 +1,12 @@
 import importlib.util
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from ports import free_port
 from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM
 
 from hf_infinite_lr.cli import run as run_module
@@ -112,13 +112,10 @@ def test_the_script_that_trl_ships(sft_folder, name, line, checkpoints):
 
 @pytest.mark.slow
 def test_two_processes_end_cleanly(folder, monkeypatch):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     # With --cpu the launcher would start one process, whatever --num_processes says.
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    plain = ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port]
+    plain = ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", free_port()]
     command = ["-m", "hf_infinite_lr", "run", "trainer_script.py", *flags(folder, "cosine_rewarm", 4)]
     done = launch(folder, *launcher, *plain, *command)
     assert done.returncode == 0, done.stderr

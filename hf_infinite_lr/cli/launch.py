@@ -104,7 +104,7 @@ def read_launch(path: Path, num_processes: int | None = None, num_machines: int 
     sizes = {key.removeprefix(_PARALLEL): value for key, value in config.parallelism_config.items()}
     replicas, shards = sizes.pop("dp_replicate_size", 1), sizes.get("dp_shard_size", 1)
     check_parallelism(kind, {key: sizes[key] for key in ("tp_size", "cp_size", "sp_size") if key in sizes})
-    if sizes and replicas * shards != processes:
+    if replicas * shards not in (1, processes):
         raise ValueError(
             f"num_processes={processes} must be dp_replicate_size={replicas} times dp_shard_size={shards} of "
             "parallelism_config."

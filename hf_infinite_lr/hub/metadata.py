@@ -72,7 +72,7 @@ def _results(facts: Mapping[str, Any], task_type: str) -> Iterator[EvalResult]:
 
 
 def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return _dataset(row), _subset(row), row["split"]
+    return _dataset(row), _subset(row), row["split"] if row["dataset"] else None
 
 
 def _dataset(row: Mapping[str, Any]) -> str:

@@ -9,8 +9,9 @@ other way (`HF_HUB_DISABLE_XET`), in which Python sends every byte. A publicatio
 hundredths of a second whatever its size, and its bytes besides, so the size of the release is stated.
 
 While a release is on its way the Hub opens and closes in turns, for a few steps each. A Hub that is closed reads and
-answers nothing, so the sender sleeps, and the steps of these windows are those of a training that publishes nothing:
-the two are compared within a second or two, whatever the machine does in the minute.
+answers nothing, so the sender soon sleeps, and these windows are those of a training that publishes nothing: the two
+are compared within a second or two, whatever the machine does in the minute. What the client does without the Hub (a
+digest of the weights, and by xet chunks of them) may fall into closed windows too, and is then missed.
 
 The Hub shares the machine's cores with the training, which the real one does not. So in every round the same bytes
 also go to it from a third process that does nothing else (`sendfile`), and what the training loses then is the Hub's
@@ -18,8 +19,9 @@ own; and in every round nothing is sent at all for as long, which says how fine 
 
 Printed are medians over the rounds with their 95 % intervals, as ratios of steps per second: of publishing against the
 Hub alone (what our pushing costs), and of the open windows against the closed ones of each of the three, the last of
-which is 1 in truth; and the share of one core that the sending thread took. A release counts as a whole: the seconds
-of all its open windows over those of all its closed ones, so that a rare long stop counts for what it costs.
+which is 1 in truth; and the CPU time of the sending thread for each release, without that of hf_xet's own threads. A
+release counts as a whole: the seconds of all its open windows over those of all its closed ones, so that a rare long
+stop counts for what it costs.
 """
 
 import argparse
@@ -238,7 +240,8 @@ def main():
     print(f"publishing / the Hub alone, steps per second: {spread(publishing, alone)}")
     for kind, ratios in zip(KINDS, (publishing, alone, nothing), strict=True):
         print(f"open / closed, {kind}: {spread(ratios, ones)}")
-    print(f"the sending thread took {100 * watch.cpu_seconds / watch.open_seconds:.1f} % of one core while it sent")
+    cpu = watch.cpu_seconds / len(watch.ratios["publishing"])
+    print(f"the sending thread took {1000 * cpu:.0f} ms of CPU for each release")
 
 
 if __name__ == "__main__":
