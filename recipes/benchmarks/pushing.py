@@ -10,8 +10,8 @@ hundredths of a second whatever its size, and its bytes besides, so the size of 
 
 While a release is on its way the Hub opens and closes in turns, for a few steps each. A Hub that is closed reads and
 answers nothing, so the sender soon sleeps, and these windows are those of a training that publishes nothing: the two
-are compared within a second or two, whatever the machine does in the minute. What the client does without the Hub (a
-digest of the weights, and by xet chunks of them) may fall into closed windows too, and is then missed.
+are compared within a second or two, whatever the machine does in the minute. The step in which it closes is not
+counted: the client may still do then what it does without the Hub (a digest of the weights, and by xet chunks of them).
 
 The Hub shares the machine's cores with the training, which the real one does not. So in every round the same bytes
 also go to it from a third process that does nothing else (`sendfile`), and what the training loses then is the Hub's
@@ -142,6 +142,7 @@ def watch_of(rounds, megabytes, folder, carrier, is_open):
                         opened.append((yield))
                         steps += 1
                     is_open.clear()
+                    yield
                     for _ in range(steps):
                         closed.append((yield))
                 self.ratios[kind].append(sum(closed) / sum(opened))
