@@ -11,7 +11,7 @@ hundredths of a second whatever its size, and its bytes besides, so the size of 
 While a release is on its way the Hub opens and closes in turns, for a few steps each. A Hub that is closed reads and
 answers nothing, so the sender soon sleeps, and these windows are those of a training that publishes nothing: the two
 are compared within a second or two, whatever the machine does in the minute. The step in which it closes is not
-counted: the client may still do then what it does without the Hub (a digest of the weights, and by xet chunks of them).
+counted: the client may still do what it does without the Hub (a digest of the weights, and by xet chunks of them).
 
 The Hub shares the machine's cores with the training, which the real one does not. So in every round the same bytes
 also go to it from a third process that does nothing else (`sendfile`), and what the training loses then is the Hub's
@@ -22,6 +22,11 @@ Hub alone (what our pushing costs), and of the open windows against the closed o
 which is 1 in truth; and the CPU time of the sending thread for each release, without that of hf_xet's own threads. A
 release counts as a whole: the seconds of all its open windows over those of all its closed ones, so that a rare long
 stop counts for what it costs.
+
+These ratios are as coarse as the machine is unsteady. What the kernel counts for the training thread is not (Linux;
+with OMP_NUM_THREADS=1 it does all the work): the share of the open windows in which it slept, as it does while another
+thread holds the interpreter, and in which it was ready and had no core. What is left of a slower step is that the
+training itself needed more CPU time, since caches and memory are shared: that ratio is printed too.
 """
 
 import argparse
@@ -31,6 +36,7 @@ import multiprocessing
 import os
 import random
 import socket
+import statistics
 import sys
 import tempfile
 import threading
@@ -108,6 +114,12 @@ def _tell_nobody(_publication, _repo_id):
     """Nothing is printed while it is measured."""
 
 
+def training_thread():
+    """Seconds since whenever, seconds of CPU time and seconds without a core of the calling thread."""
+    on_cpu, without_core, _ = Path("/proc/thread-self/schedstat").read_text().split()
+    return time.perf_counter(), int(on_cpu) / 1e9, int(without_core) / 1e9
+
+
 def watch_of(rounds, megabytes, folder, carrier, is_open):
     """A callback that publishes, lets the Hub work alone, and does neither, in turns, and times the steps."""
     from transformers import TrainerCallback
@@ -121,13 +133,13 @@ def watch_of(rounds, megabytes, folder, carrier, is_open):
             self.queues = [
                 publication_of(Path(folder) / f"published-{n}", n + 1, megabytes) for n in range(2 * rounds)
             ]
-            self.ratios = {kind: [] for kind in KINDS}
-            self.cpu_seconds, self.open_seconds, self.steps = 0.0, 0.0, WINDOW
+            self.rounds = {kind: [] for kind in KINDS}
+            self.cpu_seconds, self.steps = 0.0, WINDOW
             self.course = self.follow()
             next(self.course)
 
         def follow(self):
-            """Takes the seconds of each step, and says with them what happens during the next one."""
+            """Takes the times of each step, and says with them what happens during the next one."""
             for _ in range(UNCOUNTED):
                 yield
             draw = random.Random(0)
@@ -145,18 +157,19 @@ def watch_of(rounds, megabytes, folder, carrier, is_open):
                     yield
                     for _ in range(steps):
                         closed.append((yield))
-                self.ratios[kind].append(sum(closed) / sum(opened))
+                self.rounds[kind].append(
+                    [[sum(each) for each in zip(*times, strict=True)] for times in (opened, closed)]
+                )
                 if kind == "publishing":
                     self.steps = len(opened)
-                    self.open_seconds += sum(opened)
 
         def on_train_begin(self, args, state, control, **kwargs):
-            self.since = time.perf_counter()
+            self.since = training_thread()
 
         def on_step_end(self, args, state, control, **kwargs):
-            before, self.since = self.since, time.perf_counter()
+            before, self.since = self.since, training_thread()
             try:
-                self.course.send(self.since - before)
+                self.course.send([now - then for now, then in zip(self.since, before, strict=True)])
             except StopIteration:
                 control.should_training_stop = True
 
@@ -229,20 +242,30 @@ def main():
     watch = measure(arguments.rounds + 1, arguments.megabytes, carrier, is_open)
     carrier.send(None)
     done.set()
-    # The first round opens the client's connection.
-    publishing, alone, nothing = (watch.ratios[kind][1:] for kind in KINDS)
-    ones = [1.0] * arguments.rounds
-    seconds = watch.open_seconds / len(watch.ratios["publishing"])
     way = "without xet" if arguments.without_xet else "by xet"
-    sizes = (
-        f"releases of {arguments.megabytes} MB at {arguments.megabytes_per_second} MB/s {way}, {seconds:.1f} s each"
-    )
-    print(f"batches of {BATCH}; {arguments.rounds} {sizes}")
-    print(f"publishing / the Hub alone, steps per second: {spread(publishing, alone)}")
-    for kind, ratios in zip(KINDS, (publishing, alone, nothing), strict=True):
-        print(f"open / closed, {kind}: {spread(ratios, ones)}")
-    cpu = watch.cpu_seconds / len(watch.ratios["publishing"])
+    print(f"batches of {BATCH}; releases of {arguments.megabytes} MB at {arguments.megabytes_per_second} MB/s {way}")
+    # The first round opens the client's connection.
+    tell({kind: rounds[1:] for kind, rounds in watch.rounds.items()})
+    cpu = watch.cpu_seconds / len(watch.rounds["publishing"])
     print(f"the sending thread took {1000 * cpu:.0f} ms of CPU for each release")
+
+
+def tell(rounds):
+    """Prints what was found: of each round the times of the open and of the closed windows."""
+    speed = {kind: [closed[0] / opened[0] for opened, closed in of_kind] for kind, of_kind in rounds.items()}
+    ones = [1.0] * len(rounds["nothing"])
+    seconds = statistics.median(opened[0] for opened, _ in rounds["publishing"])
+    print(f"{len(ones)} rounds, {seconds:.1f} s for a release")
+    print(f"publishing / the Hub alone, steps per second: {spread(speed['publishing'], speed['the Hub alone'])}")
+    for kind, of_kind in rounds.items():
+        print(f"{kind}")
+        print(f"  open / closed, steps per second: {spread(speed[kind], ones)}")
+        cpu = [closed[1] / opened[1] for opened, closed in of_kind]
+        print(f"  the same by the training's own CPU time: {spread(cpu, ones)}")
+        asleep = [1 - (opened[1] + opened[2]) / opened[0] for opened, _ in of_kind]
+        print(f"  share of the open windows asleep: {spread(asleep, ones)}")
+        without_core = [opened[2] / opened[0] for opened, _ in of_kind]
+        print(f"  share of the open windows without a core: {spread(without_core, ones)}")
 
 
 if __name__ == "__main__":
