@@ -350,6 +350,18 @@ def test_the_thread_gives_up_when_its_patience_is_used_up(hub, queue, monkeypatc
     assert_complete(hub, queue)
 
 
+def test_the_end_can_be_waited_for_a_moment_at_a_time(hub, queue, caplog):
+    caplog.set_level("INFO", logger="hf_infinite_lr")
+    hub.open.clear()
+    sender = BackgroundSender(queue, Publisher(queue.output_dir, fault_of))
+    sender.notify()
+    assert [sender.finish(0.1), sender.finish(0.1)] == [None, None]
+    assert caplog.text.count("waiting for 2 publication(s) to reach the Hub") == 1
+    hub.open.set()
+    assert sender.finish() == []
+    assert_complete(hub, queue)
+
+
 @pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload:DeprecationWarning")  # the client's own
 def test_no_bar_of_an_upload_runs_into_those_of_the_training(lfs_hub, queue, capsys):
     sender = BackgroundSender(queue, Publisher(queue.output_dir, fault_of))

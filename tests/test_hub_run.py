@@ -227,8 +227,10 @@ def test_what_a_kill_has_kept_from_the_queue_is_queued_when_the_run_goes_on(tiny
         del publication["schema_version"]
         file.write_text(json.dumps({"repo_id": "user/model", "publication": publication}))
     next((run / "hub" / "sent").glob("*release-02-b.json")).unlink()
+    second._queue.add(second._queue.publication("release", "02-b", "user/other", branch="main", private=None))
     tiny.run(run, resume=True, **settings)
-    assert [each.folder for each in second._queue.waiting()] == ["releases/02-b"]
+    waiting = [(each.folder, each.repo_id) for each in second._queue.waiting()]
+    assert waiting == [("releases/02-b", "user/other"), ("releases/02-b", "user/model")], "each repository has its own"
 
 
 def test_a_run_that_is_requeued_keeps_its_last_release_for_the_end(tiny, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import threading
@@ -42,6 +43,7 @@ class BackgroundSender:
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._patience = PATIENCE_SECONDS
+        self._next_line = 0.0
         self._left: list[Left] = []
         self._thread: threading.Thread | None = None
 
@@ -52,24 +54,28 @@ class BackgroundSender:
             self._thread = threading.Thread(target=self._work, name="hub-publications", daemon=True)
             self._thread.start()
 
-    def finish(self) -> list[Left]:
+    def finish(self, seconds: float = math.inf) -> list[Left] | None:
         """Waits until everything is sent or the patience is used up, with a line of progress now and then.
 
+        Args:
+            seconds (`float`): How long at most; it can be called again.
+
         Returns:
-            `list[Left]`: What is still in the queue.
+            `list[Left]`, *optional*: What is still in the queue; None while some of it is being sent.
         """
         if self._thread is None:
             return []
         self._closing.set()
         self._wake.set()
-        waiting = len(self._queue.waiting())
-        if waiting:
-            logger.info("waiting for %d publication(s) to reach the Hub", waiting)
-        while self._thread.is_alive():
-            self._thread.join(_PROGRESS_SECONDS)
-            if self._thread.is_alive():
-                logger.info("still waiting for %d publication(s)", len(self._queue.waiting()))
-        self._thread = None
+        until = time.monotonic() + seconds
+        while self._thread.is_alive() and (now := time.monotonic()) < until:
+            if now >= self._next_line and (waiting := len(self._queue.waiting())):
+                logger.info("waiting for %d publication(s) to reach the Hub", waiting)
+                self._next_line = now + _PROGRESS_SECONDS
+            self._thread.join(min(until - now, _PROGRESS_SECONDS))
+        if self._thread.is_alive():
+            return None
+        self._thread, self._next_line = None, 0.0
         self._closing.clear()
         known = {each.publication: each for each in self._left}
         left = [known.get(each, Left(each, "not tried")) for each in self._queue.waiting()]
