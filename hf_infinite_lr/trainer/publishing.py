@@ -42,6 +42,7 @@ from hf_infinite_lr.report.run import Run, known_matrices
 from hf_infinite_lr.stream.plan import StreamPlan
 
 from . import checkpoints
+from .engine_rules import check_trunk_from_hub, check_trunks_on_hub, publishes_trunks
 from .host import Host
 from .preemption import Preemption
 from .record import PRIMARY_METRIC, RunRecord
@@ -50,7 +51,6 @@ logger = logging.getLogger(__name__)
 
 TRUNK_BRANCH = "trunk"
 
-_WITH_TRUNKS = (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
 _PRIVATE_KEYS = ("hub_", "push_", "resume_")
 _ASK_AGAIN_SECONDS = 1.0
 
@@ -97,15 +97,9 @@ class Publishing(Host):
         Raises:
             ValueError: naming the settings, and the task or the engine.
         """
-        if not self._publishes_trunks:
-            return
-        if self.is_fsdp_enabled:
-            raise ValueError(
-                f"hub_strategy={self.args.hub_strategy.value!r} cannot be used with FSDP, whose trunks are shards and "
-                "pickles that are not published: choose hub_strategy='every_save'."
-            )
+        check_trunks_on_hub(self.args, fsdp=self.is_fsdp_enabled)
         streaming = [task.name for task in self.plan.tasks if task.num_samples is None]
-        if streaming and self.args.replay_fraction:
+        if streaming and self.args.replay_fraction and self._publishes_trunks:
             raise ValueError(
                 f"hub_strategy={self.args.hub_strategy.value!r} with replay_fraction={self.args.replay_fraction} "
                 f"would publish the samples that the streaming task {streaming[0]!r} keeps for replay, which lie in "
@@ -174,7 +168,7 @@ class Publishing(Host):
 
     @property
     def _publishes_trunks(self) -> bool:
-        return bool(self.args.push_to_hub and self.args.hub_strategy in _WITH_TRUNKS)
+        return publishes_trunks(self.args)
 
     def _publish_trunk(self, name: str) -> None:
         if self._publishes_trunks and self.is_world_process_zero():
@@ -297,16 +291,11 @@ class Publishing(Host):
         """A checkpoint as this run can use it: a trunk of the Hub is downloaded into `trunk/` first.
 
         Raises:
-            ValueError: under an engine that would unpickle it.
+            ValueError: under an engine that cannot take it from there.
         """
         if not isinstance(checkpoint, str) or not is_hub_revision(checkpoint):
             return checkpoint
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise ValueError(
-                f"resume_from_checkpoint={checkpoint!r} cannot be used with "
-                f"{'FSDP' if self.is_fsdp_enabled else 'DeepSpeed'}, which unpickles what it loads: if you trust it, "
-                "download it yourself (hf download) and pass its path."
-            )
+        check_trunk_from_hub(checkpoint, fsdp=self.is_fsdp_enabled, deepspeed=self.is_deepspeed_enabled)
         return checkpoints.asked_of_main(self.accelerator, lambda: self._fetched_trunk(checkpoint))
 
     def _fetched_trunk(self, checkpoint: str) -> str:
