@@ -237,7 +237,7 @@ def test_facts_that_no_template_can_be_filled_with_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"The card cannot be rendered \(UndefinedError"):
         render_card(facts)
     del facts["stream"]
-    with pytest.raises(ValueError, match=r"The card cannot be rendered \(KeyError: 'stream'\)"):
+    with pytest.raises(KeyError, match="stream"):
         render_card(facts)
 
 

@@ -515,8 +515,10 @@ def test_what_waits_and_what_is_refused_are_told_apart(tmp_path):
     )
 
 
-@pytest.mark.parametrize("content", ["{", "{}", '{"model": null}', b"\xff"])
-def test_a_bad_file_of_one_release_holds_up_nothing_behind_it(hub, queue, content):
+@pytest.mark.parametrize(
+    ("content", "may_be_ours"), [("{", False), ("{}", True), ('{"model": null}', True), (b"\xff", False)]
+)
+def test_a_bad_file_of_one_release_holds_up_nothing_behind_it(hub, queue, content, may_be_ours, caplog):
     shutil.rmtree(queue.output_dir / "hub" / "waiting")
     add(queue, "release", "01-a", "user/model", branch="main", private=None)
     add(queue, "trunk", "01-a", "user/model", branch="trunk", private=None)
@@ -527,6 +529,7 @@ def test_a_bad_file_of_one_release_holds_up_nothing_behind_it(hub, queue, conten
     (left,) = send(queue, pauses)
     assert left.refused
     assert left.reason.startswith("releases/01-a cannot be read: ")
+    assert ("releases/01-a cannot be read\nTraceback" in caplog.text) == may_be_ours
     assert [pauses, hub.titles(), hub.titles("trunk")] == [[], [], TRUNK]
     card.write_bytes(whole)
     assert send(queue) == []
@@ -549,7 +552,7 @@ def test_a_file_that_cannot_be_read_while_it_is_sent_holds_up_nothing(hub, queue
 
 
 @pytest.mark.parametrize("error", [KeyError("odd"), UnicodeDecodeError("utf-8", b"", 0, 1, "odd"), OSError("odd")])
-def test_nothing_that_goes_wrong_ends_the_thread_or_the_training(hub, queue, monkeypatch, error):
+def test_nothing_that_goes_wrong_ends_the_thread_or_the_training(hub, queue, monkeypatch, error, caplog):
     def fail(*words, **options):
         raise error
 
@@ -560,6 +563,7 @@ def test_nothing_that_goes_wrong_ends_the_thread_or_the_training(hub, queue, mon
         (reason,) = {each.reason for each in sender.finish()}
         assert type(error).__name__ in reason
         assert "odd" in reason
+        assert "in fail\n    raise error\n" in caplog.text, "where it went wrong"
     sender.notify()
     assert sender.finish() == []
     assert_complete(hub, queue)

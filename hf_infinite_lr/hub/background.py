@@ -100,7 +100,7 @@ class BackgroundSender:
             with quiet_uploads():
                 return send_queue(self._queue, self._publisher, pause=self._pause, on_sent=_tell)
         except Exception as error:
-            logger.warning("sending the queue failed: %s", short(error))
+            logger.warning("sending the queue failed: %s", short(error), exc_info=True)
             return [Left(each, short(error)) for each in self._queue.waiting()]
 
     def _pause(self, seconds: float) -> bool:

@@ -9,7 +9,6 @@ from functools import cache
 from typing import Any
 
 import jinja2
-import yaml
 from huggingface_hub import ModelCard
 
 from hf_infinite_lr.announcement import format_rate
@@ -37,11 +36,12 @@ def render_card(facts: Mapping[str, Any], *, repo_id: str | None = None) -> str:
         `str`: Metadata and Markdown.
 
     Raises:
-        ValueError: if the metadata does not survive huggingface_hub's own reading, or a template cannot be filled.
+        ValueError: if the metadata does not survive huggingface_hub's own reading, or no template can be filled.
+        LookupError, TypeError: for facts that are none.
     """
     try:
         return _rendered(_complete(facts), repo_id or facts["hub"]["repo_id"])
-    except (jinja2.TemplateError, yaml.YAMLError, LookupError, TypeError, FileNotFoundError) as error:
+    except (jinja2.TemplateError, FileNotFoundError) as error:
         raise ValueError(f"The card cannot be rendered ({type(error).__name__}: {error}).") from error
 
 

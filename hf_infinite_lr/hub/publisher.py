@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ from .card import render_card
 from .contents import CARD, Contents, NotPublishableError, contents_of, refuse_secrets, secrets_of
 from .metadata import evaluation_entries
 from .queue import Publication
+
+logger = logging.getLogger(__name__)
 
 CARD_FACTS = "card.json"
 """What a release's card is filled from; it lies beside the weights."""
@@ -221,6 +224,9 @@ def _read_here(publication: Publication) -> Iterator[None]:
     except NotPublishableError:
         raise
     except Exception as error:
+        # A file that says something else than it should, or a fault of ours: only the traceback tells them apart.
+        if not isinstance(error, (ValueError, OSError)):
+            logger.warning("%s cannot be read", publication.folder, exc_info=True)
         raise NotPublishableError(f"{publication.folder} cannot be read: {type(error).__name__}: {error}") from error
 
 

@@ -249,9 +249,11 @@ class Publishing(Host):
         )
         write_json(folder / CARD_FACTS, facts)
         try:
-            (folder / CARD).write_text(render_card(facts), encoding="utf-8")
-        except ValueError as error:
-            logger.warning("releases/%s has no card: %s", folder.name, error)
+            card = render_card(facts).encode()
+        except Exception:  # whatever it is, a card is not worth the training
+            logger.warning("releases/%s has no card", folder.name, exc_info=True)
+        else:
+            (folder / CARD).write_bytes(card)
 
     def _model_facts(self, folder: Path) -> dict[str, Any]:
         model = self._unwrapped()
