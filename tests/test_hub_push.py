@@ -286,6 +286,26 @@ def test_a_release_that_the_run_made_again_with_other_weights_replaces_its_own(h
     assert queue.waiting() == []
 
 
+def test_a_further_attempt_hashes_and_validates_nothing_again(hub, queue):
+    hashed = []
+
+    def fault(folder):
+        hashed.append(folder.name)
+        return fault_of(folder)
+
+    hub.fail("commit", 503, after=2)
+    publisher = Publisher(queue.output_dir, fault)
+    (first,) = send_queue(queue, publisher, pause=lambda seconds: False, on_sent=lambda *told: None)
+    assert (first.publication.kind, hashed) == ("release", ["01-a", "01-a"]), "the trunk and the release"
+    asked = hub.calls.count("validate")
+    assert send_queue(queue, publisher, pause=lambda seconds: False, on_sent=lambda *told: None) == []
+    assert (len(hashed), hub.calls.count("validate")) == (2, asked + 1), "the client validates what it commits"
+    assert_complete(hub, queue)
+    (queue.output_dir / "releases" / "01-a" / "config.json").write_text("{}")
+    with pytest.raises(NotPublishableError, match=r"is not whole: config\.json"):
+        publisher.files(first.publication)
+
+
 @pytest.mark.parametrize(
     ("fault", "expected"),
     [
@@ -589,7 +609,9 @@ def test_a_foreign_file_in_the_queue_is_passed_over_and_kept(hub, queue, content
     sender.notify()
     assert sender.finish() == []
     assert_complete(hub, queue)
-    assert f"{foreign} is passed over" in caplog.text
+    sender.notify()
+    assert sender.finish() == []
+    assert caplog.text.count(f"{foreign} is passed over") == 1, "and not at every wake"
     assert main(["push", str(queue.output_dir)]) == 3
     assert f"{foreign} is passed over" in capsys.readouterr().err
     assert foreign.read_text() == content

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
 
 from huggingface_hub import constants
 from huggingface_hub.utils import disable_progress_bars
@@ -45,6 +46,7 @@ class BackgroundSender:
         self._patience = PATIENCE_SECONDS
         self._next_line = 0.0
         self._left: list[Left] = []
+        self._passed_over: set[Path] = set()
         self._thread: threading.Thread | None = None
 
     def notify(self) -> None:
@@ -96,7 +98,9 @@ class BackgroundSender:
         """Sends the queue; whatever goes wrong is a reason why something is left, and no end of thread or training."""
         try:
             for file, reason in self._queue.unreadable():
-                logger.warning("%s is passed over: %s", file, reason)
+                if file not in self._passed_over:
+                    logger.warning("%s is passed over: %s", file, reason)
+                    self._passed_over.add(file)
             with quiet_uploads():
                 return send_queue(self._queue, self._publisher, pause=self._pause, on_sent=_tell)
         except Exception as error:
