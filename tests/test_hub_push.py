@@ -623,7 +623,7 @@ def test_a_foreign_file_in_the_queue_is_passed_over_and_kept(hub, queue, content
 )
 def test_only_a_repository_that_is_not_there_is_gone(hub, queue, status, code, missing):
     assert send(queue) == []
-    (sent, _) = (Publication(**receipt["publication"]) for receipt in queue.sent())
+    (sent, _) = (each.publication for each in queue.sent())
     publisher = Publisher(queue.output_dir, fault_of)
     assert not publisher.misses(sent, "user/model")
     hub.fail("refs", status, headers={"X-Error-Code": code})
