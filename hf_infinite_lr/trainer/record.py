@@ -9,6 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import is_peft_available
+
 from hf_infinite_lr.config import schedule_name
 from hf_infinite_lr.files import write_json
 from hf_infinite_lr.manifest import STATE
@@ -22,7 +24,9 @@ _LOWER_IS_BETTER = re.compile(
     r"(loss|perplexity|errors?|entropy|mse|mae|nll|sharpness|half_width)([_.:/-]rate)?$"
     r"|(^|[_/ .:-])(wer|cer|mer|ppl|fid|ece|bpb|bpc|brier|brier_score|distance|bits_per_\w+)$"
 )
-_RECORDED_PACKAGES = ("hf_infinite_lr", "transformers", "accelerate", "datasets", "torch")
+_RECORDED_PACKAGES = ["hf_infinite_lr", "transformers", "accelerate", "datasets", "torch"]
+if is_peft_available():
+    _RECORDED_PACKAGES.append("peft")
 
 
 def metric_key(name: str) -> str:
