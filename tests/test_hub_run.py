@@ -389,14 +389,26 @@ def test_train_ends_well_with_a_queue_and_says_how_to_send_it(tmp_path, monkeypa
 
 
 TOGETHER = """
-import sys
+import sys, time
 from datetime import timedelta
 import conftest as tiny
 from hf_infinite_lr.cli.run import leave_process_group
 from hf_infinite_lr.trainer import mixin, publishing
+from torch.distributed.distributed_c10d import _set_pg_timeout, default_pg_timeout
 
 mixin.write_report = publishing.write_report_of = lambda *given: None
-tiny.torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=15))
+tiny.torch.distributed.init_process_group("gloo")
+wait = publishing.Publishing._finish_current_push
+
+def wait_with_short_collectives(trainer):
+    began = time.monotonic()
+    _set_pg_timeout(timedelta(seconds=float(sys.argv[2])))
+    wait(trainer)
+    _set_pg_timeout(default_pg_timeout)
+    if trainer.args.push_to_hub:
+        open(f"{out}/waited.{tiny.os.environ['RANK']}", "w").write(str(time.monotonic() - began))
+
+publishing.Publishing._finish_current_push = wait_with_short_collectives
 out, settings = sys.argv[1], {"noise": False, "dropout": 0.0, "per_device_train_batch_size": 4, "evaluate_on": "none"}
 publish = {"push_to_hub": True, "hub_model_id": "user/model", "hub_strategy": "checkpoint"}
 tiny.run(f"{out}/first", tiny.data("ab"), **publish, **settings)
@@ -413,17 +425,21 @@ leave_process_group(wait=True)
 @pytest.mark.slow
 def test_two_processes_outlast_an_upload_and_go_on_from_the_hub(tmp_path, tiny):
     """The upload waits longer than a collective may last; what one process is refused, both are."""
+    longest_collective = 4.0
     (tmp_path / "together.py").write_text(TOGETHER)
     path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     with LoopbackHub() as hub:
-        hub.fail("create_repo", 503, retry_after=45)
+        hub.fail("create_repo", 503, retry_after=8, after=3)  # at the release with which the training ends
         client = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf")}
         environment = {**os.environ, **client, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
         words = [sys.executable, "-W", "ignore", *launcher, str(tmp_path / "together.py"), str(tmp_path)]
+        words.append(str(longest_collective))
         done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
+        assert hub.faults[0].times == 0
         assert hub.titles("trunk") == ["trunk 01-a", "trunk 02-b"]
+    assert all(float((tmp_path / f"waited.{rank}").read_text()) > longest_collective for rank in (0, 1))
     refusals = {(tmp_path / f"refusal.{rank}").read_text() for rank in (0, 1)}
     assert len(refusals) == 1
     assert "'user/model@none' cannot be had" in refusals.pop()
