@@ -335,7 +335,9 @@ def test_annealing_after_the_fact_leaves_a_card_too(tiny, tmp_path):
 @pytest.mark.slow
 def test_a_training_that_is_killed_while_it_pushes_goes_on_and_doubles_nothing(tmp_path):
     script = f"""
-import conftest, sys
+import conftest
+from hf_infinite_lr.trainer import mixin, publishing
+mixin.write_report = publishing.write_report_of = lambda *given: None
 conftest.run({str(tmp_path / "run")!r}, resume=True, evaluate_on="none", push_to_hub=True, hub_model_id="user/model")
 """
     folder = str(Path(__file__).parent)
