@@ -395,6 +395,7 @@ def _index_faults(index):
 def _handler(hub):
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # the body, a second write, would wait 40 ms for the headers to be acknowledged
 
         def log_message(self, *args):
             """Nothing is printed."""

@@ -109,7 +109,7 @@ def test_the_card_of_a_release_says_which_checkpoint_it_grew_from(tiny, tmp_path
     card = card_of(tiny.trainer(tmp_path, **settings).anneal(tmp_path / "checkpoint-4", 2))
     place = f"{tmp_path.name}/checkpoint-4"
     for words in (
-        f"| grew from the trunk | `{place}`, step 4 |",
+        f"| grew from the checkpoint | `{place}`, step 4 |",
         "| constant learning rate of the trunk | 7.5e-3 |",
         "not in this release; it is in the checkpoint",
         f"Continue from the checkpoint that it grew from, at step 4, which has the optimizer's and the schedule's "

@@ -135,6 +135,8 @@ TIMES = {
     "create_tag": 2,
 }
 """How often a trunk and a release make each call; their three commits are the trunk, the files and the card."""
+OF_THE_TRUNK = {**dict.fromkeys(TIMES, 1), "commits": 2, "validate": 0}
+"""How many of these the trunk makes, before the release."""
 
 PASSING = (429, "429 with a time", 500, "html", "cut", "hang")
 DONE = ("lost", "hang_done")
@@ -169,10 +171,11 @@ def test_every_fault_at_every_call_costs_nothing_and_doubles_nothing(hub, queue,
         hub.fail(call, after=after, **named)
     left = send(queue)
     assert [fault.times for fault in hub.faults] == [0] * len(kinds), "each has happened"
-    # An existing repository is used also where the token may not create one, which the first send found out.
-    for each in left:
-        assert kinds in ((401,), (403,))
-        assert str(kinds[0]) in each.reason
+    stays = ["trunk", "release"][after >= OF_THE_TRUNK[call] :]
+    # The client uses an existing repository also where the token may not create one; the trunk has created it.
+    refused = kinds in ((401,), (403,)) and (call, after) != ("create_repo", 1)
+    assert [each.publication.kind for each in left] == (stays if refused else [])
+    assert all(str(kinds[0]) in each.reason for each in left)
     assert main(["push", str(queue.output_dir)]) == 0
     assert_complete(hub, queue)
 
@@ -286,6 +289,26 @@ def test_a_release_that_the_run_made_again_with_other_weights_replaces_its_own(h
     assert queue.waiting() == []
 
 
+def test_a_further_attempt_hashes_and_validates_nothing_again(hub, queue):
+    hashed = []
+
+    def fault(folder):
+        hashed.append(folder.name)
+        return fault_of(folder)
+
+    hub.fail("commit", 503, after=2)
+    publisher = Publisher(queue.output_dir, fault)
+    (first,) = send_queue(queue, publisher, pause=lambda seconds: False, on_sent=lambda *told: None)
+    assert (first.publication.kind, hashed) == ("release", ["01-a", "01-a"]), "the trunk and the release"
+    asked = hub.calls.count("validate")
+    assert send_queue(queue, publisher, pause=lambda seconds: False, on_sent=lambda *told: None) == []
+    assert (len(hashed), hub.calls.count("validate")) == (2, asked + 1), "the client validates what it commits"
+    assert_complete(hub, queue)
+    (queue.output_dir / "releases" / "01-a" / "config.json").write_text("{}")
+    with pytest.raises(NotPublishableError, match=r"is not whole: config\.json"):
+        publisher.files(first.publication)
+
+
 @pytest.mark.parametrize(
     ("fault", "expected"),
     [
@@ -346,6 +369,18 @@ def test_the_thread_gives_up_when_its_patience_is_used_up(hub, queue, monkeypatc
     assert f"hf-infinite-lr push {queue.output_dir}" in caplog.text
     hub.faults.clear()
     sender.notify()
+    assert sender.finish() == []
+    assert_complete(hub, queue)
+
+
+def test_the_end_can_be_waited_for_a_moment_at_a_time(hub, queue, caplog):
+    caplog.set_level("INFO", logger="hf_infinite_lr")
+    hub.open.clear()
+    sender = BackgroundSender(queue, Publisher(queue.output_dir, fault_of))
+    sender.notify()
+    assert [sender.finish(0.1), sender.finish(0.1)] == [None, None]
+    assert caplog.text.count("waiting for 2 publication(s) to reach the Hub") == 1
+    hub.open.set()
     assert sender.finish() == []
     assert_complete(hub, queue)
 
@@ -503,8 +538,10 @@ def test_what_waits_and_what_is_refused_are_told_apart(tmp_path):
     )
 
 
-@pytest.mark.parametrize("content", ["{", "{}", '{"model": null}', b"\xff"])
-def test_a_bad_file_of_one_release_holds_up_nothing_behind_it(hub, queue, content):
+@pytest.mark.parametrize(
+    ("content", "may_be_ours"), [("{", False), ("{}", True), ('{"model": null}', True), (b"\xff", False)]
+)
+def test_a_bad_file_of_one_release_holds_up_nothing_behind_it(hub, queue, content, may_be_ours, caplog):
     shutil.rmtree(queue.output_dir / "hub" / "waiting")
     add(queue, "release", "01-a", "user/model", branch="main", private=None)
     add(queue, "trunk", "01-a", "user/model", branch="trunk", private=None)
@@ -515,6 +552,7 @@ def test_a_bad_file_of_one_release_holds_up_nothing_behind_it(hub, queue, conten
     (left,) = send(queue, pauses)
     assert left.refused
     assert left.reason.startswith("releases/01-a cannot be read: ")
+    assert ("releases/01-a cannot be read\nTraceback" in caplog.text) == may_be_ours
     assert [pauses, hub.titles(), hub.titles("trunk")] == [[], [], TRUNK]
     card.write_bytes(whole)
     assert send(queue) == []
@@ -537,7 +575,7 @@ def test_a_file_that_cannot_be_read_while_it_is_sent_holds_up_nothing(hub, queue
 
 
 @pytest.mark.parametrize("error", [KeyError("odd"), UnicodeDecodeError("utf-8", b"", 0, 1, "odd"), OSError("odd")])
-def test_nothing_that_goes_wrong_ends_the_thread_or_the_training(hub, queue, monkeypatch, error):
+def test_nothing_that_goes_wrong_ends_the_thread_or_the_training(hub, queue, monkeypatch, error, caplog):
     def fail(*words, **options):
         raise error
 
@@ -548,6 +586,7 @@ def test_nothing_that_goes_wrong_ends_the_thread_or_the_training(hub, queue, mon
         (reason,) = {each.reason for each in sender.finish()}
         assert type(error).__name__ in reason
         assert "odd" in reason
+        assert "in fail\n    raise error\n" in caplog.text, "where it went wrong"
     sender.notify()
     assert sender.finish() == []
     assert_complete(hub, queue)
@@ -573,7 +612,9 @@ def test_a_foreign_file_in_the_queue_is_passed_over_and_kept(hub, queue, content
     sender.notify()
     assert sender.finish() == []
     assert_complete(hub, queue)
-    assert f"{foreign} is passed over" in caplog.text
+    sender.notify()
+    assert sender.finish() == []
+    assert caplog.text.count(f"{foreign} is passed over") == 1, "and not at every wake"
     assert main(["push", str(queue.output_dir)]) == 3
     assert f"{foreign} is passed over" in capsys.readouterr().err
     assert foreign.read_text() == content
@@ -585,7 +626,7 @@ def test_a_foreign_file_in_the_queue_is_passed_over_and_kept(hub, queue, content
 )
 def test_only_a_repository_that_is_not_there_is_gone(hub, queue, status, code, missing):
     assert send(queue) == []
-    (sent, _) = (Publication(**receipt["publication"]) for receipt in queue.sent())
+    (sent, _) = (each.publication for each in queue.sent())
     publisher = Publisher(queue.output_dir, fault_of)
     assert not publisher.misses(sent, "user/model")
     hub.fail("refs", status, headers={"X-Error-Code": code})

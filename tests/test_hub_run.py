@@ -192,14 +192,20 @@ def test_trunks_in_shards_are_not_offered_to_the_hub(tiny, tmp_path):
     trainer._check_publication()
 
 
-@pytest.mark.parametrize("engine", ["FSDP", "DeepSpeed"])
-def test_an_engine_that_unpickles_takes_no_trunk_from_the_hub(tiny, tmp_path, monkeypatch, engine):
+@pytest.mark.parametrize(
+    ("engine", "advice"),
+    [
+        ("FSDP", "those are not published: continue from a trunk on this machine"),
+        ("DeepSpeed", "the same engine on the same number of processes, download it yourself .* pass its path"),
+    ],
+)
+def test_an_engine_of_shards_takes_no_trunk_from_the_hub(tiny, tmp_path, monkeypatch, engine, advice):
     with LoopbackHub() as hub:
         connect(monkeypatch, hub, tmp_path / "cache")
         trainer = tiny.trainer(tmp_path / "run")
         setattr(trainer, f"is_{engine.lower()}_enabled", True)
         for go_on in (trainer.train, lambda checkpoint: trainer.anneal(checkpoint, 2)):
-            with pytest.raises(ValueError, match=rf"'user/model@x' cannot be used with {engine}.* pass its path"):
+            with pytest.raises(ValueError, match=rf"'user/model@x' cannot be used with {engine}, .*{advice}"):
                 go_on("user/model@x")
         assert hub.calls == []
 
@@ -227,8 +233,10 @@ def test_what_a_kill_has_kept_from_the_queue_is_queued_when_the_run_goes_on(tiny
         del publication["schema_version"]
         file.write_text(json.dumps({"repo_id": "user/model", "publication": publication}))
     next((run / "hub" / "sent").glob("*release-02-b.json")).unlink()
+    second._queue.add(second._queue.publication("release", "02-b", "user/other", branch="main", private=None))
     tiny.run(run, resume=True, **settings)
-    assert [each.folder for each in second._queue.waiting()] == ["releases/02-b"]
+    waiting = [(each.folder, each.repo_id) for each in second._queue.waiting()]
+    assert waiting == [("releases/02-b", "user/other"), ("releases/02-b", "user/model")], "each repository has its own"
 
 
 def test_a_run_that_is_requeued_keeps_its_last_release_for_the_end(tiny, tmp_path, monkeypatch):
@@ -294,11 +302,12 @@ def test_a_card_that_cannot_be_rendered_costs_the_training_nothing(tiny, tmp_pat
     trainer = tiny.run(tmp_path / "lm", tiny.data("a"))
     card = (tmp_path / "lm" / "releases" / "01-a" / "README.md").read_text()
     assert "A causal language model (`MAEForCausalLM`)" in card
-    monkeypatch.setattr("hf_infinite_lr.hub.facts._kind", lambda *given: "mae")
-    trainer = tiny.run(tmp_path / "mae", tiny.data("a"))
+    monkeypatch.setattr("hf_infinite_lr.hub.facts._kind", lambda *given: "unheard of")
+    trainer = tiny.run(tmp_path / "odd", tiny.data("a"))
     assert trainer.state.global_step == 8
-    assert tiny.weights(tmp_path / "mae" / "releases" / "01-a")
-    assert "releases/01-a has no card: The card cannot be rendered (UndefinedError: " in caplog.text
+    assert tiny.weights(tmp_path / "odd" / "releases" / "01-a")
+    assert "releases/01-a has no card\nTraceback" in caplog.text
+    assert "KeyError: 'unheard of'" in caplog.text
 
 
 @pytest.mark.filterwarnings("default")
@@ -326,7 +335,9 @@ def test_annealing_after_the_fact_leaves_a_card_too(tiny, tmp_path):
 @pytest.mark.slow
 def test_a_training_that_is_killed_while_it_pushes_goes_on_and_doubles_nothing(tmp_path):
     script = f"""
-import conftest, sys
+import conftest
+from hf_infinite_lr.trainer import mixin, publishing
+mixin.write_report = publishing.write_report_of = lambda *given: None
 conftest.run({str(tmp_path / "run")!r}, resume=True, evaluate_on="none", push_to_hub=True, hub_model_id="user/model")
 """
     folder = str(Path(__file__).parent)
@@ -380,14 +391,26 @@ def test_train_ends_well_with_a_queue_and_says_how_to_send_it(tmp_path, monkeypa
 
 
 TOGETHER = """
-import sys
+import sys, time
 from datetime import timedelta
 import conftest as tiny
 from hf_infinite_lr.cli.run import leave_process_group
 from hf_infinite_lr.trainer import mixin, publishing
+from torch.distributed.distributed_c10d import _set_pg_timeout, default_pg_timeout
 
 mixin.write_report = publishing.write_report_of = lambda *given: None
-tiny.torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=15))
+tiny.torch.distributed.init_process_group("gloo")
+wait = publishing.Publishing._finish_current_push
+
+def wait_with_short_collectives(trainer):
+    began = time.monotonic()
+    _set_pg_timeout(timedelta(seconds=float(sys.argv[2])))
+    wait(trainer)
+    _set_pg_timeout(default_pg_timeout)
+    if trainer.args.push_to_hub:
+        open(f"{out}/waited.{tiny.os.environ['RANK']}", "w").write(str(time.monotonic() - began))
+
+publishing.Publishing._finish_current_push = wait_with_short_collectives
 out, settings = sys.argv[1], {"noise": False, "dropout": 0.0, "per_device_train_batch_size": 4, "evaluate_on": "none"}
 publish = {"push_to_hub": True, "hub_model_id": "user/model", "hub_strategy": "checkpoint"}
 tiny.run(f"{out}/first", tiny.data("ab"), **publish, **settings)
@@ -404,17 +427,21 @@ leave_process_group(wait=True)
 @pytest.mark.slow
 def test_two_processes_outlast_an_upload_and_go_on_from_the_hub(tmp_path, tiny):
     """The upload waits longer than a collective may last; what one process is refused, both are."""
+    longest_collective = 4.0
     (tmp_path / "together.py").write_text(TOGETHER)
     path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     with LoopbackHub() as hub:
-        hub.fail("create_repo", 503, retry_after=45)
+        hub.fail("create_repo", 503, retry_after=8, after=3)  # at the release with which the training ends
         client = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf")}
         environment = {**os.environ, **client, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
         words = [sys.executable, "-W", "ignore", *launcher, str(tmp_path / "together.py"), str(tmp_path)]
+        words.append(str(longest_collective))
         done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
+        assert hub.faults[0].times == 0
         assert hub.titles("trunk") == ["trunk 01-a", "trunk 02-b"]
+    assert all(float((tmp_path / f"waited.{rank}").read_text()) > longest_collective for rank in (0, 1))
     refusals = {(tmp_path / f"refusal.{rank}").read_text() for rank in (0, 1)}
     assert len(refusals) == 1
     assert "'user/model@none' cannot be had" in refusals.pop()

@@ -377,6 +377,11 @@ def test_a_run_that_stops_early_and_keeps_its_start(small_recipe, capsys):
         ("{distributed_type: FSDP, num_processes: 2}", ["--zero_shot_tasks", "[piqa]"], r"which FSDP does not keep"),
         (
             "{distributed_type: FSDP, num_processes: 2}",
+            ["--push_to_hub", "true", "--hub_strategy", "all_checkpoints"],
+            r"hub_strategy='all_checkpoints' cannot be used with FSDP, .*: choose hub_strategy='every_save'\.",
+        ),
+        (
+            "{distributed_type: FSDP, num_processes: 2}",
             PER_TASK,
             r"adapter_per_task=True\) cannot be used with FSDP",
         ),

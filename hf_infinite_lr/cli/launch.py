@@ -15,6 +15,7 @@ from hf_infinite_lr.trainer.engine_rules import (
     check_finishing,
     check_methods_of,
     check_parallelism,
+    check_trunks_on_hub,
 )
 
 if TYPE_CHECKING:
@@ -184,6 +185,7 @@ def check_launch(launch: Launch, recipe: Recipe) -> Iterator[str]:
     recipe.objective.check_zero(stage)
     check_methods_of(args, fsdp_version=launch.fsdp_version, zero_stage=stage)
     check_engine_of_merging(args.merge, fsdp=fsdp, deepspeed=stage is not None)
+    check_trunks_on_hub(args, fsdp=fsdp)
     if recipe.objective.finishes_releases:
         check_finishing(fsdp=fsdp, zero_stage=stage)
     if recipe.objective.begins_tasks:

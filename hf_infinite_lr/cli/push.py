@@ -96,7 +96,7 @@ def _releases(queue: PublicationQueue, names: Sequence[str], repo_id: str) -> li
     """Every release for a repository, as private and on the branch that the run has asked for, if it has."""
     if not names:
         raise ValueError(f"{queue.output_dir / 'releases'} holds no release with a card.")
-    known = [*(Publication(**sent["publication"]) for sent in queue.sent()), *queue.waiting()]
+    known = [*(sent.publication for sent in queue.sent()), *queue.waiting()]
     asked = [publication for publication in known if publication.kind == "release"]
     branch, private = (asked[-1].branch, asked[-1].private) if asked else ("main", None)
     return [queue.publication("release", name, repo_id, branch=branch, private=private) for name in names]

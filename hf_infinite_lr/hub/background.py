@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import threading
 import time
 from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
 
 from huggingface_hub import constants
 from huggingface_hub.utils import disable_progress_bars
@@ -42,7 +44,9 @@ class BackgroundSender:
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._patience = PATIENCE_SECONDS
+        self._next_line = 0.0
         self._left: list[Left] = []
+        self._passed_over: set[Path] = set()
         self._thread: threading.Thread | None = None
 
     def notify(self) -> None:
@@ -52,24 +56,28 @@ class BackgroundSender:
             self._thread = threading.Thread(target=self._work, name="hub-publications", daemon=True)
             self._thread.start()
 
-    def finish(self) -> list[Left]:
+    def finish(self, seconds: float = math.inf) -> list[Left] | None:
         """Waits until everything is sent or the patience is used up, with a line of progress now and then.
 
+        Args:
+            seconds (`float`): How long at most; it can be called again.
+
         Returns:
-            `list[Left]`: What is still in the queue.
+            `list[Left]`, *optional*: What is still in the queue; None while some of it is being sent.
         """
         if self._thread is None:
             return []
         self._closing.set()
         self._wake.set()
-        waiting = len(self._queue.waiting())
-        if waiting:
-            logger.info("waiting for %d publication(s) to reach the Hub", waiting)
-        while self._thread.is_alive():
-            self._thread.join(_PROGRESS_SECONDS)
-            if self._thread.is_alive():
-                logger.info("still waiting for %d publication(s)", len(self._queue.waiting()))
-        self._thread = None
+        until = time.monotonic() + seconds
+        while self._thread.is_alive() and (now := time.monotonic()) < until:
+            if now >= self._next_line and (waiting := len(self._queue.waiting())):
+                logger.info("waiting for %d publication(s) to reach the Hub", waiting)
+                self._next_line = now + _PROGRESS_SECONDS
+            self._thread.join(min(until - now, _PROGRESS_SECONDS))
+        if self._thread.is_alive():
+            return None
+        self._thread, self._next_line = None, 0.0
         self._closing.clear()
         known = {each.publication: each for each in self._left}
         left = [known.get(each, Left(each, "not tried")) for each in self._queue.waiting()]
@@ -90,11 +98,13 @@ class BackgroundSender:
         """Sends the queue; whatever goes wrong is a reason why something is left, and no end of thread or training."""
         try:
             for file, reason in self._queue.unreadable():
-                logger.warning("%s is passed over: %s", file, reason)
+                if file not in self._passed_over:
+                    logger.warning("%s is passed over: %s", file, reason)
+                    self._passed_over.add(file)
             with quiet_uploads():
                 return send_queue(self._queue, self._publisher, pause=self._pause, on_sent=_tell)
         except Exception as error:
-            logger.warning("sending the queue failed: %s", short(error))
+            logger.warning("sending the queue failed: %s", short(error), exc_info=True)
             return [Left(each, short(error)) for each in self._queue.waiting()]
 
     def _pause(self, seconds: float) -> bool:

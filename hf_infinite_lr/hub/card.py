@@ -9,7 +9,6 @@ from functools import cache
 from typing import Any
 
 import jinja2
-import yaml
 from huggingface_hub import ModelCard
 
 from hf_infinite_lr.announcement import format_rate
@@ -37,11 +36,12 @@ def render_card(facts: Mapping[str, Any], *, repo_id: str | None = None) -> str:
         `str`: Metadata and Markdown.
 
     Raises:
-        ValueError: if the metadata does not survive huggingface_hub's own reading, or a template cannot be filled.
+        ValueError: if the metadata does not survive huggingface_hub's own reading, or no template can be filled.
+        LookupError, TypeError: for facts that are none.
     """
     try:
         return _rendered(_complete(facts), repo_id or facts["hub"]["repo_id"])
-    except (jinja2.TemplateError, yaml.YAMLError, LookupError, TypeError, FileNotFoundError) as error:
+    except (jinja2.TemplateError, FileNotFoundError) as error:
         raise ValueError(f"The card cannot be rendered ({type(error).__name__}: {error}).") from error
 
 
@@ -58,7 +58,7 @@ def _rendered(facts: Mapping[str, Any], repo_id: str | None) -> str:
 def _complete(facts: Mapping[str, Any]) -> dict[str, Any]:
     """The facts with what those of earlier releases do not say."""
     model = {"base_class": facts["model"]["class"], **facts["model"]}
-    trunk = facts["trunk"] and {"checkpoint": None, "unpickled": False, **facts["trunk"]}
+    trunk = facts["trunk"] and {"checkpoint": None, "outside": False, "unpickled": False, **facts["trunk"]}
     return {"rewind": "full", "methods": {}, "merge": None, **facts, "model": model, "trunk": trunk}
 
 
@@ -112,7 +112,7 @@ def _words(facts: Mapping[str, Any], repo_id: str | None) -> dict[str, Any]:
     """What the templates read: the facts, the names under which the model is loaded, and finished tables."""
     tag = tag_of("release", facts["directory"])
     path = f"{facts['output_dir']}/releases/{facts['directory']}"
-    trunk, trunk_on_hub = facts["trunk"], _trunk_is_in(repo_id, facts)
+    trunk_on_hub = _trunk_is_in(repo_id, facts)
     told = scores_of(facts)
     return {
         **facts,
@@ -122,8 +122,7 @@ def _words(facts: Mapping[str, Any], repo_id: str | None) -> dict[str, Any]:
         "revision": f", revision={_python(tag)}" if repo_id else "",
         "local": facts["output_dir"],
         "trunk_on_hub": trunk_on_hub,
-        "trunk_path": trunk and (trunk["checkpoint"] or f"{facts['output_dir']}/trunk/{trunk['directory']}"),
-        "trunk_download": trunk_on_hub and trunk["unpickled"],
+        **(_trunk_places(facts, repo_id if trunk_on_hub else None) if facts["trunk"] else {}),
         "unpublished": "not in this repository" if repo_id and facts["hub"]["trunks"] else "not published",
         "annealed_on": facts.get("annealed_on"),
         "annealed_on_data": _annealed_on(facts.get("annealed_on")),
@@ -138,6 +137,17 @@ def _words(facts: Mapping[str, Any], repo_id: str | None) -> dict[str, Any]:
         "train_seconds": seconds(facts["compute"].get("train_seconds")),
         "evaluation_seconds": seconds(facts["compute"].get("evaluation_seconds")),
     }
+
+
+def _trunk_places(facts: Mapping[str, Any], repo_id: str | None) -> dict[str, Any]:
+    """Where the trunk lies, as commands name it: in the run's directory, here, and where a run takes it from."""
+    trunk = facts["trunk"]
+    place = f"trunk/{trunk['directory']}"
+    path = trunk["checkpoint"] or f"{facts['output_dir']}/{place}"
+    path = f"where/it/lies/{path}" if trunk["outside"] else path
+    download = bool(repo_id and trunk["unpickled"])
+    source = f"{repo_id}@{trunk['tag']}" if repo_id and not download else path
+    return {"trunk_place": place, "trunk_path": path, "trunk_source": source, "trunk_download": download}
 
 
 def _trunk_is_in(repo_id: str | None, facts: Mapping[str, Any]) -> bool:
@@ -159,12 +169,12 @@ def _glance(facts: Mapping[str, Any], trunk_on_hub: bool) -> list[list[str]]:
         rows.append(["constant learning rate of the trunk", format_rate(schedule["constant"])])
     for kind, counts in spent.items():
         rows.append([f"{kind}: on the path / spent", f"{count(counts['on_path'])} / {count(counts['spent'])}"])
-    state = f"; it is in the {'checkpoint' if trunk['checkpoint'] else 'trunk'}" if trunk else ""
-    rows.append(["optimizer state", f"not in this release{state}"])
+    what = "checkpoint" if trunk and trunk["checkpoint"] else "trunk"
+    rows.append(["optimizer state", f"not in this release{f'; it is in the {what}' if trunk else ''}"])
     if trunk:
         own = code(trunk["checkpoint"]) if trunk["checkpoint"] else _trunk_name(trunk["directory"], trunk_on_hub)
-        rows.append(["grew from the trunk", f"{own}, step {count(trunk['step'])}"])
-        rows.append(["parent of that trunk", _parent(facts, trunk_on_hub)])
+        rows.append([f"grew from the {what}", f"{own}, step {count(trunk['step'])}"])
+        rows.append([f"parent of that {what}", _parent(facts, trunk_on_hub)])
     return rows
 
 

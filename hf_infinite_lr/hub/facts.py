@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
 from enum import Enum
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from hf_infinite_lr.metrics import DESCRIPTIONS, HEADLINE, TaskMatrix, summary
 from hf_infinite_lr.report.run import Run
 from hf_infinite_lr.report.screen import SHORT, matrix_rows
 
-from .contents import BASE, is_local_path, without_paths
+from .contents import BASE, is_local_path
 from .queue import tag_of
 
 LARGEST_TABLE = 12
@@ -78,8 +77,8 @@ def release_facts(
         "trunk": _trunk(run, place, checkpoint),
         **_ways(run, place),
         "scores": [_scores(run, matrix, recipe) for matrix in run.matrices],
-        "settings": {**without_paths(dict(settings)), **_run_settings(run)},
-        "versions": {**(run.state.get("versions") or {}), **_version_of_peft(model)},
+        "settings": {**settings, **_run_settings(run)},
+        "versions": dict(run.state.get("versions") or {}),
         "compute": {**(run.state.get("compute") or {}), **compute},
         "recipe": recipe is not None,
         "pictures": list(pictures),
@@ -191,10 +190,6 @@ def _brief(value: Any) -> Any:
     items = sorted(value) if isinstance(value, set) else list(value)
     half = LARGEST_TABLE // 2
     return items if len(items) <= LARGEST_TABLE else [*items[:half], "...", *items[-half:]]
-
-
-def _version_of_peft(model: Mapping[str, Any]) -> dict[str, str]:
-    return {"peft": version("peft")} if model["kind"] == "adapter" else {}
 
 
 def _run_settings(run: Run) -> dict[str, Any]:
@@ -317,7 +312,7 @@ def _trunk(run: Run, place: int, checkpoint: Path | None) -> dict[str, Any] | No
     return {
         "directory": task["directory"],
         "tag": tag_of("trunk", task["directory"]),
-        "checkpoint": checkpoint and _other_than_trunk(checkpoint, run.path, task["directory"]),
+        **_other_than_trunk(checkpoint, run.path, task["directory"]),
         "unpickled": str((run.state.get("settings") or {}).get("engine")).startswith("deepspeed"),
         "step": task["end_step"] if branch is None else branch,
         "num_anneal_steps": 0 if branch is None else task["end_step"] - branch,
@@ -326,12 +321,17 @@ def _trunk(run: Run, place: int, checkpoint: Path | None) -> dict[str, Any] | No
     }
 
 
-def _other_than_trunk(checkpoint: Path, output_dir: Path, directory: str) -> str | None:
-    """A checkpoint as a command names it; None where it is the task's trunk."""
-    path, root = checkpoint.resolve(), output_dir.resolve()
+def _other_than_trunk(checkpoint: Path | None, output_dir: Path, directory: str) -> dict[str, Any]:
+    """The checkpoint where a branch began that is not its task's trunk, as a command names it.
+
+    Of one outside `output_dir` the last part, because the card names no place of a machine.
+    """
+    path, root = (checkpoint or output_dir / "trunk" / directory).resolve(), output_dir.resolve()
     if path == root / "trunk" / directory:
-        return None
-    return f"{_as_given(output_dir)}/{path.relative_to(root)}" if path.is_relative_to(root) else path.name
+        return {"checkpoint": None, "outside": False}
+    if path.is_relative_to(root):
+        return {"checkpoint": f"{_as_given(output_dir)}/{path.relative_to(root)}", "outside": False}
+    return {"checkpoint": path.name, "outside": True}
 
 
 def _scores(run: Run, matrix: TaskMatrix, recipe: Mapping[str, Any] | None) -> dict[str, Any]:

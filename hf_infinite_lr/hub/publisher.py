@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ from .card import render_card
 from .contents import CARD, Contents, NotPublishableError, contents_of, refuse_secrets, secrets_of
 from .metadata import evaluation_entries
 from .queue import Publication
+
+logger = logging.getLogger(__name__)
 
 CARD_FACTS = "card.json"
 """What a release's card is filled from; it lies beside the weights."""
@@ -47,6 +50,7 @@ class Publisher:
         self.output_dir = output_dir
         self.token = token
         self._fault_of = fault_of
+        self._found_whole: dict[Path, dict[Path, tuple[int, int]]] = {}
         self._api = HfApi(token=token, library_name=_LIBRARY)
 
     def send(self, publication: Publication) -> tuple[str, str]:
@@ -78,7 +82,8 @@ class Publisher:
                 raise NotPublishableError(f"the tag {publication.tag} of {repo_id} belongs to something else")
         if is_release:
             card = card if repo_id == publication.repo_id else self.card(publication, repo_id)
-            _validate(publication, card)
+            if _committed(publication, "files", history) is None:
+                _validate(publication, card)
         commit = self._commit(publication, repo_id, "files", files, history)
         if is_release:
             history = history if commit in history else {commit: "", **history}
@@ -114,9 +119,18 @@ class Publisher:
         """
         folder = self.output_dir / publication.folder
         with _read_here(publication):
-            if (fault := self._fault_of(folder)) is not None:
+            if (fault := self._fault_in(folder)) is not None:
                 raise NotPublishableError(f"{publication.folder} is not whole: {fault}")
             return contents_of(folder, publication.kind, secrets=secrets_of(self.output_dir, self.token))
+
+    def _fault_in(self, folder: Path) -> str | None:
+        """As the given one; hashing takes long, so a further attempt passes over what nothing has written to since."""
+        written = {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*")}
+        if self._found_whole.get(folder) == written:
+            return None
+        if (fault := self._fault_of(folder)) is None:
+            self._found_whole[folder] = written
+        return fault
 
     def card(self, publication: Publication, repo_id: str | None) -> Contents:
         """What the second commit of a release holds: its card, and its scores in the Hub's own form.
@@ -158,28 +172,22 @@ class Publisher:
 
         A commit whose answer was lost may become visible later than the next look: the Hub then refuses a second one.
         """
-        description = f"{publication.origin} {publication.weights} {part}"
-        for commit, known in history.items():
-            if known == description:
-                return commit
+        if (commit := _committed(publication, part, history)) is not None:
+            return commit
         additions = [
             CommitOperationAdd(name, source if isinstance(source, bytes) else str(source))
             for name, source in contents.items()
         ]
         deletions = self._stale(publication, repo_id, contents) if part == "files" else []
-        try:
+        with _validated_by_the_hub(publication):
             return self._api.create_commit(
                 repo_id,
                 [*deletions, *additions],
                 commit_message=f"{'Card of ' if part == 'card' else ''}{publication.kind} {publication.name}",
-                commit_description=description,
+                commit_description=_description(publication, part),
                 revision=publication.branch,
                 parent_commit=next(iter(history), None),
             ).oid
-        except json.JSONDecodeError:  # of a server in trouble, which answers in HTML
-            raise
-        except ValueError as error:  # of the Hub's own validation of a card's metadata
-            raise NotPublishableError(f"the Hub refuses {publication.folder}: {error}") from error
 
     def _stale(self, publication: Publication, repo_id: str, contents: Contents) -> list[CommitOperationDelete]:
         """Weights of an earlier commit that this one does not replace, such as a shard too many."""
@@ -193,16 +201,36 @@ def _tagged(publication: Publication, refs: GitRefs) -> str | None:
     return {tag.name: tag.target_commit for tag in refs.tags}.get(publication.tag)
 
 
+def _description(publication: Publication, part: str) -> str:
+    """Of the commit of one part, by which it is known again."""
+    return f"{publication.origin} {publication.weights} {part}"
+
+
+def _committed(publication: Publication, part: str, history: Mapping[str, str]) -> str | None:
+    """The newest commit of one part, if there is one."""
+    description = _description(publication, part)
+    return next((commit for commit, known in history.items() if known == description), None)
+
+
 def _validate(publication: Publication, card: Contents) -> None:
-    """Asks the Hub about a card before anything is committed, so that a refused one leaves no half of a release.
+    """Asks the Hub about a card before anything is committed, so that a refused one leaves no half of a release."""
+    content = card[CARD]
+    assert isinstance(content, bytes)
+    with _validated_by_the_hub(publication):
+        ModelCard(content.decode()).validate()
+
+
+@contextmanager
+def _validated_by_the_hub(publication: Publication) -> Iterator[None]:
+    """The client raises the Hub's refusal of a card's metadata as a `ValueError`.
 
     Raises:
         NotPublishableError: with the Hub's reason.
     """
-    content = card[CARD]
-    assert isinstance(content, bytes)
     try:
-        ModelCard(content.decode()).validate()
+        yield
+    except json.JSONDecodeError:  # of a server in trouble, which answers in HTML
+        raise
     except ValueError as error:
         answer = error.__context__
         said = answer.server_message if isinstance(answer, HfHubHTTPError) else None
@@ -221,6 +249,9 @@ def _read_here(publication: Publication) -> Iterator[None]:
     except NotPublishableError:
         raise
     except Exception as error:
+        # A file that says something else than it should, or a fault of ours: only the traceback tells them apart.
+        if not isinstance(error, (ValueError, OSError)):
+            logger.warning("%s cannot be read", publication.folder, exc_info=True)
         raise NotPublishableError(f"{publication.folder} cannot be read: {type(error).__name__}: {error}") from error
 
 

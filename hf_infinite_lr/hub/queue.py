@@ -7,8 +7,8 @@ import json
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from glob import escape
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
@@ -66,6 +66,19 @@ class Publication:
         return f"weights {self.digest}"
 
 
+@dataclass(frozen=True)
+class Sent:
+    """A publication that has gone.
+
+    Args:
+        publication ([`Publication`]): What was sent.
+        repo_id (`str`): The full name of the repository that has got it.
+    """
+
+    publication: Publication
+    repo_id: str
+
+
 def tag_of(kind: str, name: str) -> str:
     """The tag of a release or trunk.
 
@@ -107,8 +120,8 @@ class PublicationQueue:
         Args:
             new ([`Publication`]): From [`~PublicationQueue.publication`].
         """
-        places = [file for file, old in self._files() if (old.folder, old.repo_id) == (new.folder, new.repo_id)]
-        file = places[0] if places else self._waiting / f"{self._next():06d}-{new.kind}-{new.name}.json"
+        places = [file for file, old in self._files(new) if (old.folder, old.repo_id) == (new.folder, new.repo_id)]
+        file = places[0] if places else self._waiting / f"{self._next():06d}{_ending(new)}"
         write_json(file, {"schema_version": _SCHEMA_VERSION, **asdict(new)})
 
     def publication(self, kind: str, name: str, repo_id: str, *, branch: str, private: bool | None) -> Publication:
@@ -134,7 +147,7 @@ class PublicationQueue:
 
     def sent_to(self, publication: Publication) -> str | None:
         """The full name of the repository that has got exactly this; None where it has not gone."""
-        found = [sent["repo_id"] for sent in self.sent() if sent["publication"] == asdict(publication)]
+        found = [sent.repo_id for sent in self.sent(publication) if sent.publication == publication]
         return found[-1] if found else None
 
     def waiting(self) -> list[Publication]:
@@ -145,9 +158,13 @@ class PublicationQueue:
         """Files among those that wait which are none of this version, or not whole, and why; they are let alone."""
         return [(file, entry) for file, entry in self._entries() if isinstance(entry, str)]
 
-    def sent(self) -> list[dict[str, Any]]:
-        """What has been sent, oldest first."""
-        return [receipt for file in sorted(self._sent.glob("*.json")) if (receipt := _receipt(file))]
+    def sent(self, of: Publication | None = None) -> list[Sent]:
+        """What has been sent, oldest first.
+
+        Args:
+            of ([`Publication`], *optional*): Reads only what was sent of its directory.
+        """
+        return [sent for file in _listed(self._sent, of) if (sent := _sent_by(file))]
 
     def done(self, publication: Publication, repo_id: str, commit: str) -> None:
         """Takes a publication out of the queue.
@@ -163,12 +180,12 @@ class PublicationQueue:
                 write_json(self._sent / file.name, {**receipt, "publication": asdict(publication)})
                 file.unlink()
 
-    def _files(self) -> list[tuple[Path, Publication]]:
-        return [(file, entry) for file, entry in self._entries() if isinstance(entry, Publication)]
+    def _files(self, of: Publication | None = None) -> list[tuple[Path, Publication]]:
+        return [(file, entry) for file, entry in self._entries(of) if isinstance(entry, Publication)]
 
-    def _entries(self) -> Iterator[tuple[Path, Publication | str]]:
+    def _entries(self, of: Publication | None = None) -> Iterator[tuple[Path, Publication | str]]:
         """What waits, oldest first; of a file that cannot be read the reason."""
-        for file in sorted(self._waiting.glob("*.json")):
+        for file in _listed(self._waiting, of):
             try:
                 yield file, _publication_in(file)
             except FileNotFoundError:  # sent in this moment
@@ -191,6 +208,15 @@ class PublicationQueue:
             return run
 
 
+def _ending(publication: Publication) -> str:
+    """Of the name of its file, by which it is found among thousands without reading them."""
+    return f"-{publication.kind}-{publication.name}.json"
+
+
+def _listed(folder: Path, of: Publication | None) -> list[Path]:
+    return sorted(folder.glob(f"*{escape('.json' if of is None else _ending(of))}"))
+
+
 def _publication_in(file: Path) -> Publication:
     content = read_json(file)
     if content.pop("schema_version", None) != _SCHEMA_VERSION:
@@ -201,12 +227,11 @@ def _publication_in(file: Path) -> Publication:
     return publication
 
 
-def _receipt(file: Path) -> dict[str, Any] | None:
-    """What was sent; None for a file that does not say so, whose publication is then looked for on the Hub."""
+def _sent_by(file: Path) -> Sent | None:
+    """What a receipt says; None for a file that says nothing, whose publication is then looked for on the Hub."""
     try:
-        receipt: dict[str, Any] = read_json(file)
-        Publication(**receipt["publication"])
-        return receipt if receipt["repo_id"] else None
+        receipt = read_json(file)
+        return Sent(Publication(**receipt["publication"]), receipt["repo_id"]) if receipt["repo_id"] else None
     except (ValueError, TypeError, KeyError, OSError):
         return None
 

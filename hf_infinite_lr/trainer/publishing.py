@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import tempfile
-import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -43,6 +42,7 @@ from hf_infinite_lr.report.run import Run, known_matrices
 from hf_infinite_lr.stream.plan import StreamPlan
 
 from . import checkpoints
+from .engine_rules import check_trunk_from_hub, check_trunks_on_hub, publishes_trunks
 from .host import Host
 from .preemption import Preemption
 from .record import PRIMARY_METRIC, RunRecord
@@ -51,7 +51,6 @@ logger = logging.getLogger(__name__)
 
 TRUNK_BRANCH = "trunk"
 
-_WITH_TRUNKS = (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
 _PRIVATE_KEYS = ("hub_", "push_", "resume_")
 _ASK_AGAIN_SECONDS = 1.0
 
@@ -66,10 +65,10 @@ class Publishing(Host):
     record: RunRecord
     plan: StreamPlan
     args: Any
+    _unwrapped: Any
     _annealing: bool = False
     _resumed_from: Path | None = None
     _sender: BackgroundSender | None = None
-    _finishing: threading.Thread | None = None
     _newest_release: str | None = None
 
     @property
@@ -86,7 +85,7 @@ class Publishing(Host):
         """
         self.push_in_progress = None
         check_repo_id(self._repo_id)
-        if self.args.release == "none" and self.args.hub_strategy not in _WITH_TRUNKS:
+        if self.args.release == "none" and not self._publishes_trunks:
             raise ValueError(
                 f"push_to_hub=True with release='none' and hub_strategy={self.args.hub_strategy.value!r} publishes "
                 "nothing: choose hub_strategy='all_checkpoints' for the trunks."
@@ -98,15 +97,9 @@ class Publishing(Host):
         Raises:
             ValueError: naming the settings, and the task or the engine.
         """
-        if not (self.args.push_to_hub and self.args.hub_strategy in _WITH_TRUNKS):
-            return
-        if self.is_fsdp_enabled:
-            raise ValueError(
-                f"hub_strategy={self.args.hub_strategy.value!r} cannot be used with FSDP, whose trunks are shards and "
-                "pickles that are not published: choose hub_strategy='every_save'."
-            )
+        check_trunks_on_hub(self.args, fsdp=self.is_fsdp_enabled)
         streaming = [task.name for task in self.plan.tasks if task.num_samples is None]
-        if streaming and self.args.replay_fraction:
+        if streaming and self.args.replay_fraction and self._publishes_trunks:
             raise ValueError(
                 f"hub_strategy={self.args.hub_strategy.value!r} with replay_fraction={self.args.replay_fraction} "
                 f"would publish the samples that the streaming task {streaming[0]!r} keeps for replay, which lie in "
@@ -124,7 +117,7 @@ class Publishing(Host):
         if not self.args.push_to_hub:
             return
         checkpoints.asked_of_main(self.accelerator, self._queue_the_rest)
-        while checkpoints.asked_of_main(self.accelerator, lambda: not self._preempted and self._is_sending()):
+        while checkpoints.asked_of_main(self.accelerator, self._is_sending):
             pass
 
     def _queue_the_rest(self) -> None:
@@ -132,20 +125,12 @@ class Publishing(Host):
         if self.args.hub_strategy == HubStrategy.END and self._newest_release is not None and not self._preempted:
             self._publish("release", self._newest_release)
         self._queue_missed()
-        self._send_waiting()
 
     def _is_sending(self) -> bool:
-        """Waits a moment for what was queued; whether some of it is still being sent."""
-        if self._sender is None:
+        """Waits a moment for what was queued; whether some of it is still being sent, and there is time for it."""
+        if self._sender is None or self._preempted:
             return False
-        if self._finishing is None:
-            self._finishing = threading.Thread(target=self._sender.finish, name="hub-finish", daemon=True)
-            self._finishing.start()
-        self._finishing.join(_ASK_AGAIN_SECONDS)
-        if self._finishing.is_alive():
-            return True
-        self._finishing = None
-        return False
+        return self._sender.finish(_ASK_AGAIN_SECONDS) is None
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> str | None:  # type: ignore[override]
         """Sends the queue and waits for it; called at the end of scripts and by `save_model`.
@@ -162,8 +147,8 @@ class Publishing(Host):
         for name in found[-1:] if self.args.hub_strategy == HubStrategy.END else found:
             self._publish("release", name)
         self._send_waiting()
-        while self._is_sending():
-            pass
+        if self._sender is not None:
+            self._sender.finish()
         return self._repo_id
 
     @property
@@ -181,8 +166,12 @@ class Publishing(Host):
     def _queue(self) -> PublicationQueue:
         return PublicationQueue(self._output_dir)
 
+    @property
+    def _publishes_trunks(self) -> bool:
+        return publishes_trunks(self.args)
+
     def _publish_trunk(self, name: str) -> None:
-        if self.args.push_to_hub and self.is_world_process_zero() and self.args.hub_strategy in _WITH_TRUNKS:
+        if self._publishes_trunks and self.is_world_process_zero():
             self._publish("trunk", name)
             self._send()
 
@@ -197,27 +186,21 @@ class Publishing(Host):
 
         What an earlier process has left in the queue is sent too.
         """
-        if not self.args.push_to_hub or not self.is_world_process_zero() or self._annealing:
+        if not self.args.push_to_hub or not self.is_world_process_zero():
             return
-        waiting = {(each.kind, each.name) for each in self._queue.waiting()}
-        sent = {Publication(**each["publication"]) for each in self._queue.sent()}
-        for kind, name in self._passed():
-            folder = self._output_dir / KINDS[kind] / name
-            if (kind, name) in waiting or checkpoints.fault_of(folder, trust_unchanged=True) is not None:
-                continue
-            if (new := self._publication(kind, name)) not in sent:
-                self._queue.add(new)
+        for kind, name in () if self._annealing else self._passed():
+            if checkpoints.fault_of(self._output_dir / KINDS[kind] / name, trust_unchanged=True) is None:
+                self._publish(kind, name)
         self._send_waiting()
 
     def _passed(self) -> Iterator[tuple[str, str]]:
         """Kind and name of what `hub_strategy` publishes of the tasks up to here."""
-        step, strategy, last = self.state.global_step, self.args.hub_strategy, self.plan.tasks[-1]
-        for task in self.plan.tasks:
-            trunk_step = task.end_step if task.branch_step is None else task.branch_step
-            if strategy in _WITH_TRUNKS and trunk_step <= step:
+        step = self.state.global_step
+        for trunk_step, task in self.plan.trunk_points.items():
+            if self._publishes_trunks and trunk_step <= step:
                 yield "trunk", task.directory
-            released = self.args.release == "each" or (self.args.release == "last" and task is last)
-            if strategy != HubStrategy.END and released and task.end_step <= step:
+            released = self.args.hub_strategy != HubStrategy.END and self.record.is_released(task)
+            if released and task.end_step <= step:
                 yield "release", task.directory
 
     def _publish(self, kind: str, name: str) -> None:
@@ -258,7 +241,7 @@ class Publishing(Host):
             recipe=self._leave_recipe(folder),
             hub={
                 "repo_id": self._repo_id if self.args.push_to_hub else self.args.hub_model_id,
-                "trunks": bool(self.args.push_to_hub and self.args.hub_strategy in _WITH_TRUNKS),
+                "trunks": self._publishes_trunks,
                 "license": self.args.hub_license,
             },
             pictures=sorted(path.name for path in (folder / REPORT_FOLDER).glob("*.png")),
@@ -266,12 +249,14 @@ class Publishing(Host):
         )
         write_json(folder / CARD_FACTS, facts)
         try:
-            (folder / CARD).write_text(render_card(facts), encoding="utf-8")
-        except ValueError as error:
-            logger.warning("releases/%s has no card: %s", folder.name, error)
+            card = render_card(facts).encode()
+        except Exception:  # whatever it is, a card is not worth the training
+            logger.warning("releases/%s has no card", folder.name, exc_info=True)
+        else:
+            (folder / CARD).write_bytes(card)
 
     def _model_facts(self, folder: Path) -> dict[str, Any]:
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        model = self._unwrapped()
         base_model = model.config.name_or_path if isinstance(model, PreTrainedModel) else None
         return model_facts(
             folder,
@@ -284,7 +269,7 @@ class Publishing(Host):
 
     def _adapter_settings(self) -> dict[str, Any]:
         """Of adapters, by their kind, as in `lora.r`."""
-        configs = getattr(self.accelerator.unwrap_model(self.model, keep_torch_compile=False), "peft_config", {})
+        configs = getattr(self._unwrapped(), "peft_config", {})
         return {
             f"{config.peft_type.value.lower()}.{name}": value
             for config in configs.values()
@@ -308,16 +293,11 @@ class Publishing(Host):
         """A checkpoint as this run can use it: a trunk of the Hub is downloaded into `trunk/` first.
 
         Raises:
-            ValueError: under an engine that would unpickle it.
+            ValueError: under an engine that cannot take it from there.
         """
         if not isinstance(checkpoint, str) or not is_hub_revision(checkpoint):
             return checkpoint
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise ValueError(
-                f"resume_from_checkpoint={checkpoint!r} cannot be used with "
-                f"{'FSDP' if self.is_fsdp_enabled else 'DeepSpeed'}, which unpickles what it loads: if you trust it, "
-                "download it yourself (hf download) and pass its path."
-            )
+        check_trunk_from_hub(checkpoint, fsdp=self.is_fsdp_enabled, deepspeed=self.is_deepspeed_enabled)
         return checkpoints.asked_of_main(self.accelerator, lambda: self._fetched_trunk(checkpoint))
 
     def _fetched_trunk(self, checkpoint: str) -> str:

@@ -9,6 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import is_peft_available
+
 from hf_infinite_lr.config import schedule_name
 from hf_infinite_lr.files import write_json
 from hf_infinite_lr.manifest import STATE
@@ -22,7 +24,9 @@ _LOWER_IS_BETTER = re.compile(
     r"(loss|perplexity|errors?|entropy|mse|mae|nll|sharpness|half_width)([_.:/-]rate)?$"
     r"|(^|[_/ .:-])(wer|cer|mer|ppl|fid|ece|bpb|bpc|brier|brier_score|distance|bits_per_\w+)$"
 )
-_RECORDED_PACKAGES = ("hf_infinite_lr", "transformers", "accelerate", "datasets", "torch")
+_RECORDED_PACKAGES = ["hf_infinite_lr", "transformers", "accelerate", "datasets", "torch"]
+if is_peft_available():
+    _RECORDED_PACKAGES.append("peft")
 
 
 def metric_key(name: str) -> str:
@@ -92,6 +96,11 @@ class RunRecord:
         matrix = self.matrices.get(PRIMARY_METRIC)
         return matrix is not None and len(matrix.matrix) > self._row_of(task)
 
+    def is_released(self, task: TaskPlan) -> bool:
+        """Whether the run leaves a release of a task (`release`: of each, the last or none)."""
+        release = self.settings["release"]
+        return release == "each" or (release == "last" and task is self.plan.tasks[-1])
+
     def add_benchmarks(self, task: TaskPlan | None, scores: Mapping[str, Mapping[str, float]]) -> None:
         """Notes a release's scores (None: of the model before training): benchmark -> metric -> value."""
         if scores:
@@ -156,9 +165,7 @@ class RunRecord:
     def _task_state(self, task: TaskPlan, global_step: int) -> dict[str, Any]:
         trunk_step = task.end_step if task.branch_step is None else task.branch_step
         size = self.plan.global_batch_size
-        released = self.settings["release"] == "each" or (
-            self.settings["release"] == "last" and task is self.plan.tasks[-1]
-        )
+        released = self.is_released(task) and global_step >= task.end_step
         spent, on_path = task.end_step, self.plan.path_steps(task)
         sizes = {"updates": 1, "samples": size}
         if self.tokens_per_sample:
@@ -176,7 +183,7 @@ class RunRecord:
             "num_samples": task.num_samples,
             "num_unused_samples": task.num_unused_samples,
             "trunk": f"trunk/{task.directory}" if global_step >= trunk_step else None,
-            "release": f"releases/{task.directory}" if released and global_step >= task.end_step else None,
+            "release": f"releases/{task.directory}" if released else None,
             **{kind: {"spent": spent * each, "on_path": on_path * each} for kind, each in sizes.items()},
         }
 

@@ -43,10 +43,9 @@ class TaskEnds(MergedReleases):
         # Where no column is evaluated, no event clears the flag, and the end of the run would evaluate again.
         self.control.should_evaluate = False
         if task is not None:
-            each, last = self.args.release == "each", self.args.release == "last" and task is self.plan.tasks[-1]
             self._score_release(task.directory, tuple(self.learned_tasks(task.end_step)))
             self.record.add_row(task, self._scores)
-            if releases := each or last or self._annealing:
+            if releases := self._annealing or self.record.is_released(task):
                 self._release(self._release_name if self._annealing else task.directory, task)
             self._write_record()
             if releases:
