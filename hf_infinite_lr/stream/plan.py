@@ -51,7 +51,12 @@ class TaskPlan:
     @property
     def branch_step(self) -> int | None:
         """Global step at which the branch leaves the trunk; None without a branch."""
-        return self.end_step - self.num_anneal_steps if self.num_anneal_steps else None
+        return self.trunk_step if self.num_anneal_steps else None
+
+    @property
+    def trunk_step(self) -> int:
+        """Global step at which the trunk is saved: where the branch leaves it, or the task ends."""
+        return self.end_step - self.num_anneal_steps
 
     @property
     def end_step(self) -> int:
@@ -142,7 +147,7 @@ class StreamPlan:
     @cached_property
     def trunk_points(self) -> dict[int, TaskPlan]:
         """Global steps at which the trunk is saved: each task's branch point, or its end without a branch."""
-        return {task.end_step if task.branch_step is None else task.branch_step: task for task in self.tasks}
+        return {task.trunk_step: task for task in self.tasks}
 
     @cached_property
     def rewind_points(self) -> dict[int, TaskPlan]:

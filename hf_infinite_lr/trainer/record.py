@@ -163,7 +163,6 @@ class RunRecord:
         return stability_gaps([(task.name, task.start_step, task.end_step) for task in begun], evaluations)
 
     def _task_state(self, task: TaskPlan, global_step: int) -> dict[str, Any]:
-        trunk_step = task.end_step if task.branch_step is None else task.branch_step
         size = self.plan.global_batch_size
         released = self.is_released(task) and global_step >= task.end_step
         spent, on_path = task.end_step, self.plan.path_steps(task)
@@ -182,7 +181,7 @@ class RunRecord:
             "next_start_step": task.next_start_step,
             "num_samples": task.num_samples,
             "num_unused_samples": task.num_unused_samples,
-            "trunk": f"trunk/{task.directory}" if global_step >= trunk_step else None,
+            "trunk": f"trunk/{task.directory}" if global_step >= task.trunk_step else None,
             "release": f"releases/{task.directory}" if released else None,
             **{kind: {"spent": spent * each, "on_path": on_path * each} for kind, each in sizes.items()},
         }
