@@ -232,7 +232,14 @@ class LoopbackHub:
     def info(self, repo, revision="main", **_):
         commit, files = self._commit(repo, revision), self._commit(repo, revision).files
         names = [{"rfilename": name} for name in files]
-        return {"id": repo, "modelId": repo, "sha": commit.oid, "siblings": names, "private": False, "tags": []}
+        return {
+            "id": repo,
+            "modelId": repo,
+            "sha": commit.oid,
+            "siblings": names,
+            "private": self.repos[repo].private,
+            "tags": [],
+        }
 
     def preupload(self, repo, revision, body, **_):
         files = self._commit(repo, revision).files

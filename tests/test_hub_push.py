@@ -77,7 +77,7 @@ def queue(made, tmp_path):
     shutil.copytree(made, tmp_path / "run")
     queue = PublicationQueue(tmp_path / "run")
     add(queue, "trunk", "01-a", "user/model", branch="trunk", private=None)
-    add(queue, "release", "01-a", "user/model", branch="main", private=True)
+    add(queue, "release", "01-a", "user/model", branch="main", private=None)
     return queue
 
 
@@ -108,15 +108,27 @@ def assert_complete(hub, queue):
             assert len(files[name]) == facts["bytes"]
 
 
+def test_what_is_to_be_private_never_reaches_a_public_repository(hub, queue):
+    shutil.rmtree(queue.output_dir / "hub" / "waiting")
+    add(queue, "trunk", "01-a", "user/model", branch="trunk", private=None)
+    add(queue, "release", "01-a", "user/model", branch="main", private=True)
+    (left,) = send(queue)
+    assert left.refused
+    assert left.reason.startswith("user/model is public, but hub_private_repo asks for a private repository")
+    assert [hub.titles("trunk"), hub.titles()] == [TRUNK, []]
+    hub.repos["user/model"].private = True
+    assert send(queue) == []
+    assert_complete(hub, queue)
+
+
 def test_sends_once_and_again_sends_nothing(hub, queue):
     assert send(queue) == []
     assert_complete(hub, queue)
-    assert hub.repos["user/model"].private is False, "the first publication created it"
     calls = len(hub.calls)
-    add(queue, "release", "01-a", "user/model", branch="main", private=True)
+    add(queue, "release", "01-a", "user/model", branch="main", private=None)
     assert queue.waiting() == []
     shutil.rmtree(queue.output_dir / "hub" / "sent")
-    add(queue, "release", "01-a", "user/model", branch="main", private=True)
+    add(queue, "release", "01-a", "user/model", branch="main", private=None)
     assert send(queue) == []
     assert_complete(hub, queue)
     assert "commit" not in hub.calls[calls:]
@@ -204,7 +216,7 @@ def test_large_files_go_through_the_large_file_storage(lfs_hub, queue, tmp_path)
     assert "lfs_get" in lfs_hub.calls
     calls = len(lfs_hub.calls)
     shutil.rmtree(queue.output_dir / "hub" / "sent")
-    add(queue, "release", "01-a", "user/model", branch="main", private=True)
+    add(queue, "release", "01-a", "user/model", branch="main", private=None)
     assert send(queue) == []
     assert "lfs_put" not in lfs_hub.calls[calls:]
 
@@ -607,7 +619,7 @@ def test_a_foreign_file_in_the_queue_is_passed_over_and_kept(hub, queue, content
     for file in ("run.json", "sent/000009.json"):
         (queue.output_dir / "hub" / file).parent.mkdir(exist_ok=True)
         (queue.output_dir / "hub" / file).write_text(content)
-    add(queue, "release", "01-a", "user/model", branch="main", private=True)
+    add(queue, "release", "01-a", "user/model", branch="main", private=None)
     sender = BackgroundSender(queue, Publisher(queue.output_dir, fault_of))
     sender.notify()
     assert sender.finish() == []

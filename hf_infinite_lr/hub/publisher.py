@@ -70,6 +70,11 @@ class Publisher:
         files, is_release = self.files(publication), publication.kind == "release"
         card = self.card(publication, publication.repo_id) if is_release else {}
         repo_id = self._api.create_repo(publication.repo_id, private=publication.private, exist_ok=True).repo_id
+        if publication.private and not self._api.repo_info(repo_id).private:  # one that was there before
+            raise NotPublishableError(
+                f"{repo_id} is public, but hub_private_repo asks for a private repository: make it private, or choose "
+                "another hub_model_id"
+            )
         refs = self._api.list_repo_refs(repo_id)
         self._make_branch(publication, repo_id, refs)
         history = self._history(publication, repo_id)
