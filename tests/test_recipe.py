@@ -101,6 +101,17 @@ def test_a_streaming_task_is_read_while_training(files, tmp_path):
     assert trainer.references == {}
 
 
+def test_trunks_that_hold_samples_of_a_stream_are_not_published(files, tmp_path):
+    stream = {"data_files": f"{tmp_path}/one/*.txt", "streaming": True, "num_eval_samples": 2}
+    publish = {"push_to_hub": True, "hub_strategy": "checkpoint", "replay_fraction": 0.25}
+    named = {**stream, "name": "s", "num_steps": 3}
+    mixed = {"name": "m", "mixture": [{**stream, "weight": 1}, {**stream, "weight": 1}], "num_steps": 3}
+    for task in (named, mixed):
+        words = f"the samples that the streaming task '{task['name']}' keeps for replay"
+        refused(files(tasks=[task], **publish), words)
+        load_recipe(files(tasks=[task], **{**publish, "hub_strategy": "every_save"}))
+
+
 @pytest.mark.parametrize(
     ("changes", "entry"),
     [

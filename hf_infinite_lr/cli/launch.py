@@ -15,8 +15,8 @@ from hf_infinite_lr.trainer.engine_rules import (
     check_finishing,
     check_methods_of,
     check_parallelism,
-    check_trunks_on_hub,
 )
+from hf_infinite_lr.trainer.hub_rules import check_trunks_on_hub
 
 if TYPE_CHECKING:
     from hf_infinite_lr.recipe import Recipe

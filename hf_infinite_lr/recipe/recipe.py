@@ -24,6 +24,7 @@ from hf_infinite_lr.objectives.objective import Objective
 from hf_infinite_lr.stream import InOrder, Stream, Task, mixture, random_subset
 from hf_infinite_lr.stream.labels import with_common_labels
 from hf_infinite_lr.trainer import ContinualTrainer
+from hf_infinite_lr.trainer.hub_rules import check_streams_on_hub
 from hf_infinite_lr.trainer.resume import refuse_used
 from hf_infinite_lr.unsupported import refuse_unsupported
 
@@ -97,13 +98,17 @@ class Recipe:
         """Refuses what can be refused without reading data."""
         refuse_unsupported(self.arguments)
         self.objective.check(self.arguments)
+        streaming = []
         for entry in self.entries:
-            if len({self.objective.is_streaming(part.source["name"]) for part in entry.mixture}) > 1:
+            kinds = {self.objective.is_streaming(source["name"]) for source in entry.sources}
+            if len(kinds) > 1:
                 raise ValueError(
                     f"tasks: {entry.name!r}: some parts of its mixture are streaming and some are not; make them all "
                     "one or the other."
                 )
+            streaming += [entry.name] if True in kinds else []
             self._check_ranked(entry)
+        check_streams_on_hub(self.arguments, streaming)
         Stream(self._unread(), {entry["name"]: None for entry in self.data.evaluate_also})
 
     def _check_ranked(self, entry: Entry) -> None:

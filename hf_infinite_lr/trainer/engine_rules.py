@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from accelerate.utils import DistributedType
-from transformers.trainer_utils import HubStrategy
 
 from hf_infinite_lr.config import schedule_name
 from hf_infinite_lr.merging import MergeSettings
@@ -138,56 +137,6 @@ def check_beginning(*, fsdp: bool, zero_stage: int | None) -> None:
             "begin_task: a fresh adapter for each task (adapter_per_task=True) cannot be used with "
             f"{'FSDP, which trains shards' if fsdp else 'DeepSpeed, which trains master weights'} in place of the "
             "model's own parameters; use DDP."
-        )
-
-
-def check_trunks_on_hub(args: Any, *, fsdp: bool) -> None:
-    """Refuses to publish trunks that no other run could be given.
-
-    Args:
-        args ([`ContinualTrainingArguments`]): Of the run.
-        fsdp (`bool`): Whether the engine is FSDP.
-
-    Raises:
-        ValueError: naming the setting and what to choose.
-    """
-    if fsdp and publishes_trunks(args):
-        raise ValueError(
-            f"hub_strategy={args.hub_strategy.value!r} cannot be used with FSDP, whose trunks are shards and pickles "
-            "that are not published: choose hub_strategy='every_save'."
-        )
-
-
-def publishes_trunks(args: Any) -> bool:
-    """Whether trunks go to the Hub.
-
-    Args:
-        args (`TrainingArguments`): Of the run.
-    """
-    return args.push_to_hub and args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
-
-
-def check_trunk_from_hub(checkpoint: str, *, fsdp: bool, deepspeed: bool) -> None:
-    """Refuses to take a trunk from the Hub under an engine that would unpickle it, or could not load it at all.
-
-    Args:
-        checkpoint (`str`): `user/model@revision`.
-        fsdp (`bool`): Whether the engine is FSDP.
-        deepspeed (`bool`): Whether it is DeepSpeed.
-
-    Raises:
-        ValueError: naming the checkpoint and what to do instead.
-    """
-    what = f"resume_from_checkpoint={checkpoint!r} cannot be used with"
-    if fsdp:
-        raise ValueError(
-            f"{what} FSDP, which goes on from its own trunks alone, and those are not published: continue from a "
-            "trunk on this machine."
-        )
-    if deepspeed:
-        raise ValueError(
-            f"{what} DeepSpeed, which unpickles what it loads: if you trust it, and it was written by the same engine "
-            "on the same number of processes, download it yourself (hf download) and pass its path."
         )
 
 

@@ -42,8 +42,8 @@ from hf_infinite_lr.report.run import Run, known_matrices
 from hf_infinite_lr.stream.plan import StreamPlan
 
 from . import checkpoints
-from .engine_rules import check_trunk_from_hub, check_trunks_on_hub, publishes_trunks
 from .host import Host
+from .hub_rules import check_streams_on_hub, check_trunk_from_hub, check_trunks_on_hub, publishes_trunks
 from .preemption import Preemption
 from .record import PRIMARY_METRIC, RunRecord
 
@@ -98,13 +98,7 @@ class Publishing(Host):
             ValueError: naming the settings, and the task or the engine.
         """
         check_trunks_on_hub(self.args, fsdp=self.is_fsdp_enabled)
-        streaming = [task.name for task in self.plan.tasks if task.num_samples is None]
-        if streaming and self.args.replay_fraction and self._publishes_trunks:
-            raise ValueError(
-                f"hub_strategy={self.args.hub_strategy.value!r} with replay_fraction={self.args.replay_fraction} "
-                f"would publish the samples that the streaming task {streaming[0]!r} keeps for replay, which lie in "
-                "every trunk: choose hub_strategy='every_save'."
-            )
+        check_streams_on_hub(self.args, [task.name for task in self.plan.tasks if task.num_samples is None])
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Checkpoints are not published; trunks are, by the queue."""
