@@ -84,7 +84,7 @@ def _begun(schedule: Schedule, position: int) -> int | None:
 
 
 def _ranks(schedule: Schedule) -> list[tuple[int, int]]:
-    """Return a sort key for each phase: its task, and its place in it; a constant that fills the task's end is last."""
+    """Return a sort key for each phase: its task, and its place in it, last for a constant that fills a task's end."""
     ranks: list[tuple[int, int]] = []
     for phase in schedule.phases:
         rank = (phase.task, PHASE_ORDER[phase.name])

@@ -44,7 +44,7 @@ def _constant(phase: Phase, old: Schedule, previous: Phase | None) -> Phase:  # 
 
 
 def _anneal(phase: Phase, old: Schedule, previous: Phase | None) -> Phase:
-    """From where the phase before ends, behind another annealing from the trunk, to the floor of the last annealing."""
+    """From where the phase before ends, behind an annealing from the trunk, to the floor of the last annealing."""
     start = _constant_of(old, phase.start) if previous is None or previous.name == "anneal" else previous.end
     end = next((other.end for other in reversed(_same_kind(phase, old))), phase.end)
     if end > start:
