@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from hf_infinite_lr.announcement import announce_resumed
 from hf_infinite_lr.arguments import ON_RESUME, plain_value
 from hf_infinite_lr.plain_run import plain_schedule
+from hf_infinite_lr.resume_announcement import announce_changes
 from hf_infinite_lr.resume_policy import ScheduleState, resume
 from hf_infinite_lr.schedules import Phase, Schedule
 
@@ -137,8 +138,10 @@ class ScheduleLR(LRScheduler):
             state_dict (`dict[str, Any]`):
                 From [`~ScheduleLR.state_dict`], or from another torch scheduler (with `override` or `anneal`).
         """
-        made = self._state()
-        resumed = resume(ScheduleState.from_dict(state_dict), made, rewinds=self.rewinds)
+        saved, made = ScheduleState.from_dict(state_dict), self._state()
+        resumed = resume(saved, made, rewinds=self.rewinds)
+        if resumed is not saved:
+            announce_changes(saved, made, resumed)
         self.name = resumed.name
         self.arguments = dict(resumed.arguments)
         self.on_resume = resumed.on_resume

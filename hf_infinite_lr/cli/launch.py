@@ -84,34 +84,16 @@ def read_launch(path: Path, num_processes: int | None = None, num_machines: int 
     Raises:
         `ValueError`: for a file that is no such configuration, and for one that would silently start another engine.
     """
-    from accelerate.commands.config.config_args import load_config_from_file
     from accelerate.utils import DistributedType
-    from yaml import YAMLError
 
-    if path.suffix == ".sbatch":
-        raise ValueError(
-            f"--launch {path} is a batch script; name the file that its LAUNCH names, with --num_processes and "
-            "--num_machines of the whole job."
-        )
-    try:
-        config = load_config_from_file(str(path))
-    except (AttributeError, TypeError, YAMLError) as error:
-        raise ValueError(f"--launch {path} is no Accelerate configuration: {' '.join(str(error).split())}.") from error
+    config = _read_config(path)
     kind, processes = config.distributed_type, num_processes or config.num_processes
     machines = num_machines or config.num_machines
     if processes % machines:
         raise ValueError(f"num_processes={processes} must be a multiple of num_machines={machines}.")
+    replicas = _num_replicas(config, processes)
+    _refuse_another_engine(config, processes)
     common: dict[str, Any] = {"num_machines": machines, "mixed_precision": str(config.mixed_precision or "no")}
-    sizes = {key.removeprefix(_PARALLEL): value for key, value in config.parallelism_config.items()}
-    replicas, shards = sizes.pop("dp_replicate_size", 1), sizes.get("dp_shard_size", 1)
-    check_parallelism(kind, {key: sizes[key] for key in ("tp_size", "cp_size", "sp_size") if key in sizes})
-    if replicas * shards not in (1, processes):
-        raise ValueError(
-            f"num_processes={processes} must be dp_replicate_size={replicas} times dp_shard_size={shards} of "
-            "parallelism_config."
-        )
-    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED) and config.use_cpu:
-        raise ValueError(f"use_cpu=True with distributed_type={kind.value} would run plain DDP; remove use_cpu.")
     if kind == DistributedType.DEEPSPEED:
         deepspeed = _deepspeed(config.deepspeed_config)
         zero = deepspeed["zero_optimization"]
@@ -127,6 +109,47 @@ def read_launch(path: Path, num_processes: int | None = None, num_machines: int 
         offloads = str(config.fsdp_config.get("fsdp_offload_params", False)).lower() == "true"
         common |= {"offloads_weights": offloads, "offloads_optimizer": offloads, "num_replicas": replicas}
         return Launch("FSDP", processes, **common, fsdp_version=int(config.fsdp_config.get("fsdp_version", 1)))
+    return Launch("DDP" if processes > 1 else "one process", processes, **common)
+
+
+def _read_config(path: Path) -> Any:
+    """The file as Accelerate reads it."""
+    from accelerate.commands.config.config_args import load_config_from_file
+    from yaml import YAMLError
+
+    if path.suffix == ".sbatch":
+        raise ValueError(
+            f"--launch {path} is a batch script; name the file that its LAUNCH names, with --num_processes and "
+            "--num_machines of the whole job."
+        )
+    try:
+        return load_config_from_file(str(path))
+    except (AttributeError, TypeError, YAMLError) as error:
+        raise ValueError(f"--launch {path} is no Accelerate configuration: {' '.join(str(error).split())}.") from error
+
+
+def _num_replicas(config: Any, processes: int) -> int:
+    """Groups of processes of which each holds all shards; refuses other parallelism than by data."""
+    sizes = {key.removeprefix(_PARALLEL): value for key, value in config.parallelism_config.items()}
+    replicas, shards = sizes.pop("dp_replicate_size", 1), sizes.get("dp_shard_size", 1)
+    check_parallelism(
+        config.distributed_type, {key: sizes[key] for key in ("tp_size", "cp_size", "sp_size") if key in sizes}
+    )
+    if replicas * shards not in (1, processes):
+        raise ValueError(
+            f"num_processes={processes} must be dp_replicate_size={replicas} times dp_shard_size={shards} of "
+            "parallelism_config."
+        )
+    return replicas
+
+
+def _refuse_another_engine(config: Any, processes: int) -> None:
+    """Refuses what Accelerate would silently start as another engine than the file names."""
+    from accelerate.utils import DistributedType
+
+    kind = config.distributed_type
+    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED) and config.use_cpu:
+        raise ValueError(f"use_cpu=True with distributed_type={kind.value} would run plain DDP; remove use_cpu.")
     if kind == DistributedType.MULTI_CPU and processes > 1 and not config.mpirun_config:
         raise ValueError(
             f"distributed_type=MULTI_CPU with num_processes={processes} starts one process without mpirun_config; see "
@@ -136,7 +159,6 @@ def read_launch(path: Path, num_processes: int | None = None, num_machines: int 
         raise ValueError(
             f"distributed_type=NO with num_processes={processes} starts one process; see recipes/launch/ddp.yaml."
         )
-    return Launch("DDP" if processes > 1 else "one process", processes, **common)
 
 
 def _deepspeed(config: Mapping[str, Any]) -> dict[str, Any]:

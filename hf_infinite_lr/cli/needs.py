@@ -72,7 +72,7 @@ def _held(num_bytes: int, offloaded: bool) -> str:
 
 
 def _disk(held: Footprint, args: Any, plan: Plan, steps: int) -> list[list[str]]:
-    """Rows on what lies on disk at the end; a trunk shares its files with the checkpoint of its step."""
+    """Rows on the most that lies on disk at a time; a trunk shares its files with the checkpoint of its step."""
     trunks = len(plan.tasks)
     releases = {"each": trunks, "last": 1, "none": 0}[args.release]
     kept, by_pass = _num_checkpoints(args, plan, steps)

@@ -105,7 +105,11 @@ class _KeptRecipe(TrainerCallback):
 
 
 def refuse(verb: str, error: Exception) -> int:
-    """Says in one sentence, once per job, why the verb ends here; the exit status."""
+    """Says in one sentence why the verb ends here: the main process at once, another if nothing ends it meanwhile.
+
+    Returns:
+        `int`: The exit status.
+    """
     if is_main_process():
         print(f"hf-infinite-lr {verb}: {error}", file=sys.stderr)
     else:

@@ -102,25 +102,20 @@ def pack(
     _check_block_size(block_size)
     dtype = token_dtype(tokenizer)
     key = [_FORMAT, documents._fingerprint, identity_of(tokenizer), count_bytes]
-    features = {"input_ids": datasets.List(datasets.Value(dtype.name))}
-    if count_bytes:
-        features["num_bytes"] = datasets.List(datasets.Value("uint32"))
     rows = rows_of(documents.data.nbytes, len(documents.data), _BATCH_BYTES)
     tokens = documents.with_format("arrow").map(
         _tokenize,
         batched=True,
         batch_size=rows,
         remove_columns=documents.column_names,
-        features=datasets.Features(features),
+        features=_token_features(dtype, count_bytes),
         fn_kwargs={"encode": encode, "dtype": dtype, "count_bytes": count_bytes},
         num_proc=num_proc,
         new_fingerprint=_hash(key),
         desc="Tokenizing",
     )
     ends = np.cumsum(_lengths(tokens))
-    num_tokens = int(ends[-1]) if len(ends) else 0
-    if num_tokens < block_size:
-        raise ValueError(f"block_size is {block_size} but the text has only {num_tokens} tokens, less than one block.")
+    num_tokens = _check_one_block(ends, block_size)
     blocks = tokens.map(
         _pack,
         batched=True,
@@ -246,6 +241,21 @@ def causal_lm_collator(features: Sequence[Mapping[str, Any]]) -> dict[str, torch
 def _check_block_size(block_size: int) -> None:
     if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 2:
         raise ValueError(f"block_size is {block_size!r} but must be a whole number of at least 2 tokens.")
+
+
+def _check_one_block(ends: np.ndarray, block_size: int) -> int:
+    """The number of tokens of documents that end there, refused if it is less than one block."""
+    num_tokens = int(ends[-1]) if len(ends) else 0
+    if num_tokens < block_size:
+        raise ValueError(f"block_size is {block_size} but the text has only {num_tokens} tokens, less than one block.")
+    return num_tokens
+
+
+def _token_features(dtype: np.dtype[Any], count_bytes: bool) -> datasets.Features:
+    columns = {"input_ids": datasets.List(datasets.Value(dtype.name))}
+    if count_bytes:
+        columns["num_bytes"] = datasets.List(datasets.Value("uint32"))
+    return datasets.Features(columns)
 
 
 def _hash(key: Sequence[Any]) -> str:

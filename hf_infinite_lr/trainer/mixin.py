@@ -125,12 +125,7 @@ class ContinualMixin(
             )
         self.score_column, self.begin_task, self.finish_release = score_column, begin_task, finish_release
         self._check_constructed()
-        prepared = [self.train_dataset, *(self.prepare_task_dataset(t.dataset, t.name) for t in stream.tasks[1:])]
-        given, batch_size = stream.with_datasets(prepared), self.get_total_train_batch_size(args)
-        self.stream = arrange(args, given, batch_size)
-        self.columns = tuple(stream.eval_datasets)
-        self._joined = [task.name for task in stream.tasks] if run_mode(args) == JOINT else []
-        self.schedule, self.plan = plan_run(args, self.stream, batch_size)
+        self._plan_run(args, stream)
         self._check_publication()
         self._check_best_metric()
         self.score_model = score_model
@@ -169,6 +164,15 @@ class ContinualMixin(
             check_beginning(fsdp=self.is_fsdp_enabled, zero_stage=zero_stage(self))
         self._check_engine()
         self._check_merging()
+
+    def _plan_run(self, args: Any, stream: Stream) -> None:
+        """From the tasks as given to the stream that is trained on, its schedule and its plan."""
+        prepared = [self.train_dataset, *(self.prepare_task_dataset(t.dataset, t.name) for t in stream.tasks[1:])]
+        given, batch_size = stream.with_datasets(prepared), self.get_total_train_batch_size(args)
+        self.stream = arrange(args, given, batch_size)
+        self.columns = tuple(stream.eval_datasets)
+        self._joined = [task.name for task in stream.tasks] if run_mode(args) == JOINT else []
+        self.schedule, self.plan = plan_run(args, self.stream, batch_size)
 
     def _start_clocks(self) -> None:
         self._step_seconds, self._evaluation_seconds = Stopwatch(), Stopwatch()
