@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ _LOWER_IS_BETTER = re.compile(
     r"|(^|[_/ .:-])(wer|cer|mer|ppl|fid|ece|bpb|bpc|brier|brier_score|distance|bits_per_\w+)$"
 )
 _RECORDED_PACKAGES = ("hf_infinite_lr", "transformers", "accelerate", "datasets", "torch")
+_version = cache(version)  # reading the metadata takes longer than the rest of a record, which is written often
 
 
 def metric_key(name: str) -> str:
@@ -122,7 +124,7 @@ class RunRecord:
         done = self.train_seconds and global_step / self.train_seconds
         return {
             "schema_version": 1,
-            "versions": {package: version(package) for package in _RECORDED_PACKAGES},
+            "versions": {package: _version(package) for package in _RECORDED_PACKAGES},
             "status": "finished" if finished else "running",
             "global_step": global_step,
             "num_steps": self.plan.num_steps,
