@@ -1,5 +1,6 @@
 """What each of two processes does in `test_engines.py`: the tiny run on one engine after another."""
 
+import gc
 import json
 import os
 import sys
@@ -146,6 +147,7 @@ def forget(environment):
 
 
 def main():
+    gc.freeze()  # as in conftest.py
     mixin.write_report = lambda path: None  # pictures take longer than these runs
     out, rank = Path(sys.argv[1]), os.environ["RANK"]
     for engine in sys.argv[2:]:
