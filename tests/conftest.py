@@ -11,7 +11,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 from hf_infinite_lr.config import ContinualTrainingArguments
-from hf_infinite_lr.trainer import ContinualTrainer
+from hf_infinite_lr.trainer import ContinualTrainer, mixin, publishing
 
 # Models of a few thousand parameters are faster on one thread, here and in the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -21,13 +21,17 @@ PEAK = 1e-2
 TASK_STEPS = {"a": 8, "b": 6, "c": 7}
 BATCH = 8
 
+# Runs of a few steps leave no report, here and in the scripts that tests start: pictures take longer than they.
+REPORTS = mixin.write_report, publishing.write_report_of
+mixin.write_report = publishing.write_report_of = lambda *given: None
+
 
 @pytest.fixture(autouse=True)
-def no_pictures(request, monkeypatch):
-    """Runs of a few steps leave no report, whose pictures would take longer than they; `pictures` asks for it."""
-    if "pictures" not in request.keywords:
-        monkeypatch.setattr("hf_infinite_lr.trainer.publishing.write_report_of", lambda run, folder: None)
-        monkeypatch.setattr("hf_infinite_lr.trainer.mixin.write_report", lambda path: None)
+def pictures(request, monkeypatch):
+    """Runs of a test marked `pictures` do leave a report."""
+    if "pictures" in request.keywords:
+        monkeypatch.setattr(mixin, "write_report", REPORTS[0])
+        monkeypatch.setattr(publishing, "write_report_of", REPORTS[1])
 
 
 def pytest_collection_finish(session):

@@ -13,7 +13,6 @@ from transformers import TrainerCallback
 
 from hf_infinite_lr import ContinualTrainer
 from hf_infinite_lr.cli.run import leave_process_group
-from hf_infinite_lr.trainer import mixin
 
 COMMON = {"noise": False, "dropout": 0.0, "save_steps": 5, "anneal_budget": "extra", "replay_fraction": 0.25}
 RESET = {"reset_optimizer": True, "evaluate_on": "none"}
@@ -148,7 +147,6 @@ def forget(environment):
 
 def main():
     gc.freeze()  # as in conftest.py
-    mixin.write_report = lambda path: None  # pictures take longer than these runs
     out, rank = Path(sys.argv[1]), os.environ["RANK"]
     for engine in sys.argv[2:]:
         train_on(engine, out / engine)
