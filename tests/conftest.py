@@ -1,5 +1,6 @@
 """A tiny model, tiny tasks and a tiny run, shared by the tests of continual training (fixture `tiny`)."""
 
+import gc
 import os
 import sys
 
@@ -10,7 +11,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 from hf_infinite_lr.config import ContinualTrainingArguments
-from hf_infinite_lr.trainer import ContinualTrainer
+from hf_infinite_lr.trainer import ContinualTrainer, mixin, publishing
 
 # Models of a few thousand parameters are faster on one thread, here and in the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -20,13 +21,28 @@ PEAK = 1e-2
 TASK_STEPS = {"a": 8, "b": 6, "c": 7}
 BATCH = 8
 
+# Runs of a few steps leave no report, here and in the scripts that tests start: pictures take longer than they.
+REPORTS = mixin.write_report, publishing.write_report_of
+mixin.write_report = publishing.write_report_of = lambda *given: None
+
 
 @pytest.fixture(autouse=True)
-def no_pictures(request, monkeypatch):
-    """Runs of a few steps leave no report, whose pictures would take longer than they; `pictures` asks for it."""
-    if "pictures" not in request.keywords:
-        monkeypatch.setattr("hf_infinite_lr.trainer.publishing.write_report_of", lambda run, folder: None)
-        monkeypatch.setattr("hf_infinite_lr.trainer.mixin.write_report", lambda path: None)
+def pictures(request, monkeypatch):
+    """Runs of a test marked `pictures` do leave a report."""
+    if "pictures" in request.keywords:
+        monkeypatch.setattr(mixin, "write_report", REPORTS[0])
+        monkeypatch.setattr(publishing, "write_report_of", REPORTS[1])
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first: what is left for the end is short, and the workers end together."""
+    slow = {item.path for item in items if "slow" in item.keywords}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish(session):
+    """Trainer ends each run with a garbage collection, which need not look through all that is imported each time."""
+    gc.freeze()
 
 
 def rows(num_samples, seed, first_id=0):

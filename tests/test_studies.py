@@ -361,12 +361,12 @@ def test_open_end_counts_as_the_plans_of_runs_do():
 
 @pytest.mark.slow
 def test_quick_form_repeats_itself_and_does_nothing_twice(tmp_path):
-    words = ["lm", "--quick", "--jobs", "1", "--tables", "lm-no-replay", "--seeds", "0", "1"]
+    words = ["lm", "--quick", "--jobs", "1", "--tables", "lm-no-replay", "--seeds", "0"]
     words += ["--folder", str(tmp_path), "--arms", "infinite", "cosine_rewarm", "cosine_from_floor", "joint_cosine"]
     study.main(words)
     first = records.read(tmp_path / "lm.json")
     assert len(first["search"]) == 4
-    assert len(first["runs"]) == 8
+    assert len(first["runs"]) == 4
     by_arm = {run["arm"]: run for run in first["runs"]}
     assert by_arm["infinite"]["updates"] == {"spent": 18, "on_path": 16, "at_rate_0": 1}
     assert by_arm["infinite"]["distinct_samples_on_path"] == 160
@@ -375,13 +375,17 @@ def test_quick_form_repeats_itself_and_does_nothing_twice(tmp_path):
     assert by_arm["infinite"]["trunk"] != by_arm["infinite"]["matrix"][-1]
     assert page.page(results.Results({"lm": first, "mae": {"search": [], "runs": []}})).count("`lm-no-replay`") > 1
 
-    kept = {"search": first["search"], "runs": [run for run in first["runs"] if run["seed"] == 0]}
+    undone = {"infinite", "joint_cosine"}
+    kept = {"search": first["search"], "runs": [run for run in first["runs"] if run["arm"] not in undone]}
     records.write(tmp_path / "lm.json", kept)
     study.main(words)
     again = records.read(tmp_path / "lm.json")
-    for one, other in zip(first["runs"], again["runs"], strict=True):
-        assert {**one, "cpu_seconds": 0} == {**other, "cpu_seconds": 0}
-        assert (one["cpu_seconds"] == other["cpu_seconds"]) or one["seed"] == 1
+    assert again["search"] == first["search"]
+    assert len(again["runs"]) == 4
+    for run in again["runs"]:
+        before = by_arm[run["arm"]]
+        assert {**run, "cpu_seconds": 0} == {**before, "cpu_seconds": 0}
+        assert run["cpu_seconds"] == before["cpu_seconds"] or run["arm"] in undone
 
 
 @pytest.mark.slow

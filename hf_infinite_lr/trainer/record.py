@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,13 @@ _LOWER_IS_BETTER = re.compile(
     r"(loss|perplexity|errors?|entropy|mse|mae|nll|sharpness|half_width)([_.:/-]rate)?$"
     r"|(^|[_/ .:-])(wer|cer|mer|ppl|fid|ece|bpb|bpc|brier|brier_score|distance|bits_per_\w+)$"
 )
-_RECORDED_PACKAGES = ["hf_infinite_lr", "transformers", "accelerate", "datasets", "torch"]
-if is_peft_available():
-    _RECORDED_PACKAGES.append("peft")
+_RECORDED_PACKAGES = ("hf_infinite_lr", "transformers", "accelerate", "datasets", "torch")
+
+
+@cache  # reading metadata takes longer than the rest of a record, which is written often
+def _versions() -> Mapping[str, str]:
+    packages = [*_RECORDED_PACKAGES, *(["peft"] if is_peft_available() else [])]
+    return {package: version(package) for package in packages}
 
 
 def metric_key(name: str) -> str:
@@ -131,7 +136,7 @@ class RunRecord:
         done = self.train_seconds and global_step / self.train_seconds
         return {
             "schema_version": 1,
-            "versions": {package: version(package) for package in _RECORDED_PACKAGES},
+            "versions": dict(_versions()),
             "status": "finished" if finished else "running",
             "global_step": global_step,
             "num_steps": self.plan.num_steps,

@@ -6,6 +6,7 @@ reported runs train on the rest and are scored on the held-out part of the corpu
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,7 @@ def entries(study: str, stream: str, purpose: str, folder: Path, max_bytes: int)
     return found
 
 
+@cache
 def _source(study: str, builtin: str, max_bytes: int):
     if study == "mae":
         return load_pictures(builtin)

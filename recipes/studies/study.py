@@ -5,8 +5,8 @@
 First the search of each table, then its runs, one core each; what stands in lm.json or mae.json is not done again.
 Delete records, or the file, to do them anew. The data is text of installed packages, so all records come from the
 versions in constraints.txt; others are refused. `page.py` makes the page. `--quick` does the same with a few updates,
-small probes, two trials a schedule and two seeds, into out/studies/quick: it checks the machinery and says nothing of
-the schedules.
+few samples in scores and probes, two trials a schedule and two seeds, into out/studies/quick: it checks the machinery
+and says nothing of the schedules.
 """
 
 import argparse
@@ -49,7 +49,8 @@ def _do(table: Table, purpose: str, quick: bool, changes: dict[str, Any], seed: 
     shared = {"task_steps": [table.task_steps], "replay_fraction": table.replay}
     if not quick:
         return run(table.study, tasks, {**shared, **changes}, seed)
-    few = {"probe_samples": 50} if table.study == "mae" else {}
+    few, held_out = ({"probe_samples": 50}, 120) if table.study == "mae" else ({}, 8)
+    tasks = [{**task, "num_eval_samples": held_out} for task in tasks]
     with short_fits():
         return run(table.study, tasks, {**shared, **few, **changes}, seed)
 
