@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -350,6 +351,7 @@ import os, signal, sys, time
 import conftest as tiny
 from hf_infinite_lr import Preemption
 from transformers import TrainerCallback
+from two_ranks import deepspeed
 
 class Death(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
@@ -357,38 +359,74 @@ class Death(TrainerCallback):
             print("died", time.time(), flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
 
-run = tiny.trainer(sys.argv[1], tiny.data("ab"), per_device_train_batch_size=4, callbacks=[Death()])
+engine = {"ddp": {}, "zero2": deepspeed(2)}[sys.argv[2]]
+run = tiny.trainer(sys.argv[1], tiny.data("ab"), per_device_train_batch_size=4, callbacks=[Death()], **engine)
 with Preemption(run):
     run.train()
 """
+KILLED = "Signal 9 (SIGKILL) received"
+CUT_OFF = r"RuntimeError: .*(Connection|closed|reset)"
 
 
-def ranks(words, **more):
-    """Two processes without a launcher that would end the one when the other has died."""
-    job = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), **more}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    started = [
-        subprocess.Popen(words, env=environment(**job, RANK=rank, LOCAL_RANK=rank), **pipes) for rank in ("0", "1")
-    ]
-    return [(process.communicate(timeout=300), process.returncode) for process in reversed(started)]
+@pytest.fixture
+def dying(tmp_path, tmp_path_factory):
+    """A script whose second process dies in its third step, as a function that starts it by each launcher.
+
+    It tells of each its output, its errors and its status, in the order of the launchers.
+    """
+    script = tmp_path / "dying.py"
+    script.write_text(DYING)
+    search = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    operators = os.environ.get("TORCH_EXTENSIONS_DIR", str(tmp_path_factory.getbasetemp() / "torch_extensions"))
+    common = {"PYTHONPATH": search, "TORCH_EXTENSIONS_DIR": operators}
+
+    def start(engine, launchers, environments):
+        words = [str(script), str(tmp_path / "out"), engine]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started = [
+            subprocess.Popen([sys.executable, *launcher, *words], env=environment(**common, **more), **pipes)
+            for launcher, more in zip(launchers, environments, strict=True)
+        ]
+        with ThreadPoolExecutor() as pool:  # a pipe that nobody reads would hold its writer up
+            told = list(pool.map(lambda process: process.communicate(timeout=300), started))
+        ended = time.time()
+        died = float("".join(said for said, _ in told).split("died")[1].split()[0])
+        assert ended - died < 60
+        assert not list((tmp_path / "out").glob("checkpoint-*")), "an end by failure is no pre-emption"
+        return [(errors, process.returncode) for (_, errors), process in zip(told, started, strict=True)]
+
+    return start
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("has_launcher", [True, False])
-def test_a_dead_process_ends_the_job(has_launcher, tmp_path):
-    script = tmp_path / "dying.py"
-    script.write_text(DYING)
-    search = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
-    words = [sys.executable, str(script), str(tmp_path / "out")]
-    if has_launcher:
-        words[1:1] = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
-        done = subprocess.run(words, env=environment(**search), capture_output=True, text=True, timeout=600)
-        said, told, status = done.stdout, done.stderr, done.returncode
-        assert "Signal 9 (SIGKILL) received" in told
-    else:
-        ((said, _), died_of), ((_, told), status) = ranks(words, **search)
-        assert died_of == -signal.SIGKILL
-        assert re.search(r"RuntimeError: .*(Connection|closed|reset)", told)
+def test_a_dead_process_ends_the_job(dying):
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
+    ((told, status),) = dying("ddp", [launcher], [{}])
     assert status != 0
-    assert time.time() - float(said.split("died")[1].split()[0]) < 60
-    assert not list((tmp_path / "out").glob("checkpoint-*")), "an end by failure is no pre-emption"
+    assert KILLED in told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "zero2"])
+def test_a_dead_process_ends_the_other_one_also_without_a_launcher(engine, dying):
+    if engine == "zero2" and (shutil.which("c++") is None or find_spec("deepspeed") is None):
+        pytest.skip("DeepSpeed is not installed, or has no C++ compiler to build its CPU operator with")
+    job = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    (told, status), (_, died_of) = dying(engine, [[], []], [{**job, "RANK": n, "LOCAL_RANK": n} for n in ("0", "1")])
+    assert died_of == -signal.SIGKILL
+    assert status != 0
+    assert re.search(CUT_OFF, told)
+
+
+@pytest.mark.slow
+def test_a_dead_process_ends_the_launchers_of_all_nodes(dying):
+    port = free_port()
+    meeting = ["--nnodes", "2", "--nproc_per_node", "1", "--rdzv_backend", "c10d", "--rdzv_id", port]
+    launcher = ["-m", "torch.distributed.run", *meeting, "--rdzv_endpoint", f"127.0.0.1:{port}", "--rdzv_conf"]
+    # As recipes/launch/multi-node.sbatch says to its launchers.
+    waits = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "50"}
+    ended = dying("ddp", [[*launcher, "is_host=1"], [*launcher, "is_host=0"]], [waits, waits])
+    assert all(status != 0 for _, status in ended)
+    told = sorted((errors for errors, _ in ended), key=lambda errors: KILLED in errors)
+    assert KILLED in told[1], "the launcher whose process died"
+    assert re.search(CUT_OFF, told[0]), "and the one that lost the connection"

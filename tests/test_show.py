@@ -324,6 +324,22 @@ def test_models_that_would_be_loaded_are_counted_without_loading(small_recipe, t
     assert show(["--config", str(small_recipe), *cpu, *per_task]) == 0, capsys.readouterr().err
 
 
+def test_a_head_is_whole_where_its_classes_are_known_and_said_to_be_none_where_not(tmp_path, capsys):
+    words = ["--config", str(tmp_path / "images.yaml"), "--launch", str(LAUNCH_FILES / "cpu.yaml")]
+    (tmp_path / "images.yaml").write_text(
+        "objective: image_classification\nmodel_type: vit\n"
+        "config_overrides: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 16}\n"
+        f"output_dir: {tmp_path / 'out'}\ntasks: [{{name: web, builtin: digits}}]\n"
+    )
+    weights = []
+    for length in ("", "[9]"):  # without a length the data is read for it
+        assert show([*words, *(["--task_steps", length] if length else [])]) == 0, capsys.readouterr().err
+        out = capsys.readouterr().out
+        weights.append(int(re.search(r"\nweights .*\((\S+) bytes", out)[1].replace(",", "")))
+        assert ("\nThe head is counted with 1 output, because" in out) == bool(length)
+    assert weights[0] - weights[1] == 4 * 9 * (16 + 1), "10 digits, and 1 output"
+
+
 def test_a_run_that_stops_early_and_keeps_its_start(small_recipe, capsys):
     words = ["--config", str(small_recipe), "--launch", str(LAUNCH_FILES / "cpu.yaml"), "--max_steps", "30"]
     assert show([*words, "--merge.method", "first"]) == 0

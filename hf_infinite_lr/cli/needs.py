@@ -49,9 +49,9 @@ def describe_needs(recipe: Recipe, launch: Launch, plan: Plan, path: Path) -> st
         *([["methods", _held(held.methods_on_machine, True)]] if held.methods_on_machine else []),
         *_disk(held, args, plan, steps),
     ]
-    return "\n".join(f"{name:15}{text}" for name, text in rows) + (
-        "\n\nBytes are those of one process; activations, communication buffers and workspace are not counted."
-    )
+    notes = ["Bytes are those of one process; activations, communication buffers and workspace are not counted."]
+    notes += [recipe.objective.uncounted] if recipe.objective.uncounted else []
+    return "\n".join(f"{name:15}{text}" for name, text in rows) + "\n\n" + "\n".join(notes)
 
 
 def num_steps(plan: Plan, args: Any) -> int:

@@ -137,6 +137,13 @@ class ImageClassification(ImageObjective):
         self._fresh = FreshAdapter(adapted) if self.adapter.adapter_per_task else None
         return adapted
 
+    @property
+    def uncounted(self) -> str:
+        """The head's outputs, of which the data tells."""
+        if self._classes:
+            return ""
+        return "The head is counted with 1 output, because how many classes there are is known with the data alone."
+
     def trainer_options(self) -> dict[str, Any]:
         """Collator, image processor, the classes of the tasks, and the accuracy."""
         names = {number: name for name, number in self._classes.items()}

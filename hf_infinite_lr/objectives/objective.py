@@ -147,6 +147,11 @@ class Objective(ABC):
         with torch.device("meta"):
             return self.model()
 
+    @property
+    def uncounted(self) -> str:
+        """What `empty_model` lacks as long as no data is read, in a sentence; empty where it is whole."""
+        return ""
+
     @abstractmethod
     def trainer_options(self) -> dict[str, Any]:
         """Further arguments of the trainer, such as its collator."""

@@ -60,7 +60,9 @@ class Engines(Host):
         if self.is_deepspeed_enabled:
             from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 
-            deepspeed_load_checkpoint(self.model_wrapped, str(directory))
+            # Of an adapter's model Trainer saves what is trained; the frozen rest is as it was.
+            whole = not hasattr(self._unwrapped(), "peft_config")
+            deepspeed_load_checkpoint(self.model_wrapped, str(directory), load_module_strict=whole)
         elif self.is_fsdp_enabled:
             super()._load_from_checkpoint(str(directory), self.model_wrapped)
             if optimizer:

@@ -1,0 +1,42 @@
+"""What each of two processes does in `test_recipes_on_two_processes.py`: recipe after recipe by the command."""
+
+import json
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from unittest.mock import patch
+
+from hf_infinite_lr.cli import main
+from hf_infinite_lr.cli.run import leave_process_group
+from hf_infinite_lr.stream.loading import StreamDataset
+
+
+def train(words):
+    """Trains a recipe by the package's own command; the task, row and position of all samples of each micro-batch."""
+    seen = []
+    fetch = StreamDataset.__getitems__
+
+    def noted(self, samples):
+        seen.append([[sample.task, sample.row, sample.position] for sample in samples])
+        return fetch(self, samples)
+
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(StreamDataset, "__getitems__", noted))
+        # The next recipe needs the process group too, and pictures take longer than these runs.
+        stack.enter_context(patch("hf_infinite_lr.cli.train.leave_process_group"))
+        stack.enter_context(patch("hf_infinite_lr.trainer.publishing.write_report_of"))
+        stack.enter_context(patch("hf_infinite_lr.trainer.mixin.write_report"))
+        assert main(["train", *words]) == 0
+    return seen
+
+
+def train_all(path, rank):
+    for words in json.loads(Path(path).read_text()):
+        out = words[words.index("--output_dir") + 1]
+        Path(f"{out}.{rank}.json").write_text(json.dumps(train(words)))
+    leave_process_group(wait=True)
+
+
+if __name__ == "__main__":
+    train_all(sys.argv[1], os.environ["RANK"])
