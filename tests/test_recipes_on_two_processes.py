@@ -3,9 +3,6 @@
 An image's crop, mirroring and mask are drawn for the micro-batch that it is in, so the one process accumulates two
 micro-batches of the size that each of the two processes has. With other sizes the samples of a step are the same, but
 not what is drawn for them.
-
-Losses of held-out data are compared to a few thousandths: Accelerate fills the last batch of each process by repeating
-rows, and these count in the mean of that batch. A column that needs no filling, and scores of single rows, are exact.
 """
 
 import json
@@ -37,16 +34,8 @@ TESTS = Path(__file__).parent
 RECIPES = TESTS.parent / "recipes"
 SHORT = [
     *("--task_steps", "[6]", "--per_device_train_batch_size", "4", "--per_device_eval_batch_size", "32"),
-    *(
-        "--save_strategy",
-        "no",
-        "--save_total_limit",
-        "null",
-        "--dataloader_num_workers",
-        "0",
-        "--disable_tqdm",
-        "true",
-    ),
+    *("--save_strategy", "no", "--save_total_limit", "null"),
+    *("--dataloader_num_workers", "0", "--disable_tqdm", "true"),
     *("--lr_scheduler_kwargs.num_cooldown_steps", "2", "--lr_scheduler_kwargs.num_anneal_steps", "2"),
     *("--warmup_steps", "1", "--logging_steps", "1"),
 ]
@@ -59,7 +48,7 @@ def words_of(kind, folder, inputs):
     """The command of a run on two processes."""
     if kind == "mae":
         recipe = "mae-digits-glyphs-photos"
-        more = ["--tasks", PICTURES, "--probes", "[knn]", "--probe_samples", "64", "--compare_releases", "false"]
+        more = ["--tasks", PICTURES, "--probes", "[knn]", "--probe_samples", "200", "--compare_releases", "false"]
         more += ["--smallest_crop", "0.5", "--horizontal_flip", "true", "--replay_fraction", "0.25"]
     elif kind == "classes":
         recipe = "vit-pictures"
@@ -161,7 +150,7 @@ def test_same_samples_rates_losses_and_scores(runs):
     assert matrices == sorted(path.name for path in two.glob("task_matrix*.json"))
     for name in matrices:
         found, expected = (json.loads((out / name).read_text())["matrix"] for out in (two, one))
-        tolerance = 1e-9 if "accuracy" in name else 5e-3
+        tolerance = 1e-9 if "accuracy" in name else 1e-5
         assert np.array(found, float) == pytest.approx(np.array(expected, float), rel=tolerance, nan_ok=True), name
 
 

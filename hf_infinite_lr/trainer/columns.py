@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from accelerate.data_loader import DataLoaderAdapter
+from accelerate.utils import find_batch_size, slice_tensors
+from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedConfig
 from transformers.utils import logging
@@ -58,6 +60,32 @@ class ColumnEvaluation(Host):
         with kept_rng(), self._loss_of_data():
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix, **kwargs)
 
+    def prediction_step(
+        self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> Any:
+        """The host's step; its loss leaves out the rows by which Accelerate fills up the processes' last batches."""
+        rows = self._own_rows(inputs)
+        if rows is None:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        # As the mean of a process's own rows: Trainer's share of all rows supposes as many rows on each process.
+        with _switched_off((self.args, "average_tokens_across_devices")):
+            loss, _, _ = super().prediction_step(model, slice_tensors(inputs, rows), True, ignore_keys)
+        if prediction_loss_only:
+            return loss, None, None
+        _, logits, labels = super().prediction_step(model, inputs, False, ignore_keys)
+        return loss, logits, labels
+
+    def _own_rows(self, inputs: Any) -> slice | None:
+        """Which rows of a last batch are not repeated ones; None where no process has a batch of both.
+
+        A process that has repeated rows alone keeps them, because Trainer drops their losses.
+        """
+        loader, size = self.accelerator.gradient_state, find_batch_size(inputs)
+        if not loader.end_of_dataloader or not size or loader.remainder <= 0 or loader.remainder % size == 0:
+            return None
+        own = loader.remainder - size * self.accelerator.process_index
+        return slice(own if 0 < own < size else size)
+
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """As in `Trainer`, with workers that outlive the first SIGTERM, so that the run can still save."""
         loader = super().get_eval_dataloader(eval_dataset)
@@ -89,23 +117,15 @@ class ColumnEvaluation(Host):
         if self.is_in_train:
             self._step_seconds.start()
 
-    @contextmanager
-    def _loss_of_data(self) -> Iterator[None]:
+    def _loss_of_data(self) -> AbstractContextManager[None]:
         """Leaves out what a mixture of experts adds to the loss of its data, so that models can be compared.
 
         The model itself adds it where its configuration says so, TRL's trainers where their attribute does.
         """
         config: Any = getattr(self.accelerator.unwrap_model(self.model, keep_torch_compile=False), "config", None)
         text = config.get_text_config() if isinstance(config, PreTrainedConfig) else config
-        switches = [(owner, "output_router_logits") for owner in (config, text)] + [(self, "aux_loss_enabled")]
-        on = [(owner, name) for owner, name in switches if getattr(owner, name, False)]
-        try:
-            for owner, name in on:
-                setattr(owner, name, False)
-            yield
-        finally:
-            for owner, name in on:
-                setattr(owner, name, True)
+        switches = [(owner, "output_router_logits") for owner in (config, text)]
+        return _switched_off(*switches, (self, "aux_loss_enabled"))
 
     def _check_best_metric(self) -> None:
         """Refuses a `metric_for_best_model` that some evaluation would not have."""
@@ -155,6 +175,19 @@ class ColumnEvaluation(Host):
             "none": list(self.columns),
         }[self.args.evaluate_on]
         return tuple(column for column in self.columns if column not in hidden)
+
+
+@contextmanager
+def _switched_off(*switches: tuple[Any, str]) -> Iterator[None]:
+    """Makes attributes that are true False for a while: pairs of an object and a name."""
+    on = [(owner, name) for owner, name in switches if getattr(owner, name, False)]
+    try:
+        for owner, name in on:
+            setattr(owner, name, False)
+        yield
+    finally:
+        for owner, name in on:
+            setattr(owner, name, True)
 
 
 def check_evaluation(stream: Stream, evaluate_on: str) -> None:
