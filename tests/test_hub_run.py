@@ -53,7 +53,7 @@ def published(tiny, tmp_path_factory, patch, logs):
     patch.setenv("HOME", str(home))
     patch.setenv("USER", "planteduser")
     patch.setattr("socket.gethostname", lambda: "plantedhost")
-    patch.setattr("hf_infinite_lr.trainer.mixin.write_report", lambda path: None)
+    patch.setattr("hf_infinite_lr.trainer.publishing.write_report_of", tiny.REPORTS[1])
     run = home / "run"
     run.mkdir()
     keys = {"tasks": [{"name": "a", "dataset_name": "user/a"}, {"name": "b", "data_files": f"{home}/b.jsonl"}]}
