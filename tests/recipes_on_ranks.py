@@ -32,9 +32,16 @@ def train(words):
 
 
 def train_all(path, rank):
+    """Each of the runs; one that leaves checkpoints goes on from the first of them once more, as after a kill."""
     for words in json.loads(Path(path).read_text()):
-        out = words[words.index("--output_dir") + 1]
+        out = Path(words[words.index("--output_dir") + 1])
         Path(f"{out}.{rank}.json").write_text(json.dumps(train(words)))
+        if "--save_steps" in words:
+            if rank == "0":
+                (out / "releases").rename(out / "undisturbed")
+            train(
+                [*words, "--resume_from_checkpoint", str(out / f"checkpoint-{words[words.index('--save_steps') + 1]}")]
+            )
     leave_process_group(wait=True)
 
 
