@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import jinja2
@@ -50,9 +50,15 @@ def _rendered(facts: Mapping[str, Any], repo_id: str | None) -> str:
     metadata = card_metadata(facts, repo_id)
     body = _environment().get_template(TEMPLATES[facts["model"]["kind"]]).render(**_words(facts, repo_id))
     card = f"---\n{metadata.to_yaml()}\n---\n\n{body.strip()}\n"
-    if ModelCard(card).data.to_dict() != metadata.to_dict():
+    if read_card(card).data.to_dict() != metadata.to_dict():
         raise ValueError("The card's metadata changes when it is read.")
     return card
+
+
+@lru_cache(maxsize=1)  # in turn for this check and the Hub's: reading is slow, and holds up a training beside it
+def read_card(card: str) -> ModelCard:
+    """A card as huggingface_hub reads it; it is shared, so leave it as it is."""
+    return ModelCard(card)
 
 
 def _complete(facts: Mapping[str, Any]) -> dict[str, Any]:
