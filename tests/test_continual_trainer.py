@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -622,3 +623,22 @@ def test_a_host_may_take_more_than_trainer_for_an_evaluation(tiny, tmp_path):
     assert trainer.seen == {"max_length": 9}
     trainer.evaluate(max_length=3)
     assert trainer.seen == {"max_length": 3}
+
+
+@pytest.mark.parametrize(
+    ("remainder", "batch", "rows"),
+    [
+        (3, {"return_loss": True, "input_ids": torch.zeros(4, 8)}, slice(3)),
+        (5, {"input_ids": torch.zeros(4, 8)}, slice(4)),
+        (4, {"input_ids": torch.zeros(4, 8)}, None),
+        (3, {"input_ids": torch.zeros(4, 8), "pixel_values": torch.zeros(20, 8)}, None),
+        (3, {"input_ids": torch.zeros(4, 8), "number": torch.tensor(2)}, None),
+        (3, {"text": "no tensor"}, None),
+        (-1, {"input_ids": torch.zeros(4, 8)}, None),
+    ],
+)
+def test_only_rows_that_can_be_told_apart_are_left_out_of_a_loss(tiny, tmp_path, monkeypatch, remainder, batch, rows):
+    trainer = tiny.trainer(tmp_path, tiny.data("a"))
+    state = SimpleNamespace(end_of_dataloader=True, remainder=remainder)
+    monkeypatch.setattr(trainer.accelerator, "gradient_state", state)
+    assert trainer._own_rows(batch) == rows

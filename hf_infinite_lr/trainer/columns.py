@@ -7,11 +7,13 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.data_loader import DataLoaderAdapter
-from accelerate.utils import find_batch_size, slice_tensors
+from accelerate.utils import recursively_apply, slice_tensors
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedConfig
+from transformers.trainer_pt_utils import find_batch_size
 from transformers.utils import logging
 
 from hf_infinite_lr.stream.loading import kept_rng
@@ -80,9 +82,14 @@ class ColumnEvaluation(Host):
 
         A process that has repeated rows alone keeps them, because Trainer drops their losses.
         """
-        loader, size = self.accelerator.gradient_state, find_batch_size(inputs)
-        if not loader.end_of_dataloader or not size or loader.remainder <= 0 or loader.remainder % size == 0:
+        loader = self.accelerator.gradient_state
+        if not loader.end_of_dataloader or loader.remainder <= 0:
             return None
+        size = find_batch_size(inputs)
+        tensors: list[torch.Tensor] = []
+        recursively_apply(tensors.append, inputs)
+        if not size or loader.remainder % size == 0 or any(part.shape[:1] != (size,) for part in tensors):
+            return None  # the last: images in patches, say, which are not cut row by row
         own = loader.remainder - size * self.accelerator.process_index
         return slice(own if 0 < own < size else size)
 

@@ -226,7 +226,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=24)
     parser.add_argument("--megabytes", type=int, default=32, help="of each release")
-    parser.add_argument("--megabytes_per_second", type=float, default=8.0)
+    parser.add_argument("--megabytes_per_second", type=float, default=8.0, help="of each connection")
     parser.add_argument("--without_xet", action="store_true")
     arguments = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
@@ -243,7 +243,8 @@ def main():
     carrier.send(None)
     done.set()
     way = "without xet" if arguments.without_xet else "by xet"
-    print(f"batches of {BATCH}; releases of {arguments.megabytes} MB at {arguments.megabytes_per_second} MB/s {way}")
+    pace = f"{arguments.megabytes_per_second} MB/s a connection"
+    print(f"batches of {BATCH}; releases of {arguments.megabytes} MB {way}, {pace}")
     # The first round opens the client's connection.
     tell({kind: rounds[1:] for kind, rounds in watch.rounds.items()})
     cpu = watch.cpu_seconds / len(watch.rounds["publishing"])
