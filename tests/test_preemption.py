@@ -138,7 +138,8 @@ callbacks = [Terminate(3, signals)] if rank == int(sys.argv[3]) else []
 run = tiny.trainer(out, tiny.data("ab"), callbacks=callbacks, noise=False, **settings)
 with Preemption(run) as preemption:
     run.train(True)
-print("stopped", rank, run.state.global_step, preemption.exit_status, flush=True)
+# One write, since both processes share the pipe.
+print(f"stopped {rank} {run.state.global_step} {preemption.exit_status}\\n", end="", flush=True)
 leave_process_group(wait=True)
 sys.exit(preemption.exit_status)
 """
