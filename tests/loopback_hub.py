@@ -115,6 +115,7 @@ class LoopbackHub:
         self.repos: dict[str, Repo] = {}
         self.faults: list[Fault] = []
         self.calls: list[str] = []
+        self.validated: list[str] = []
         self.tokens: set[str | None] = set()
         self.stopping, self.hanging = threading.Event(), threading.Event()
         self.lock = threading.Lock()
@@ -194,6 +195,7 @@ class LoopbackHub:
         return known[branch]
 
     def validate(self, body, **_):
+        self.validated.append(body["content"])
         errors = card_faults(body["content"])
         if errors:
             raise Refused(400, json.dumps({"errors": [{"message": text} for text in errors], "warnings": []}))

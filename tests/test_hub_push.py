@@ -124,6 +124,8 @@ def test_what_is_to_be_private_never_reaches_a_public_repository(hub, queue):
 def test_sends_once_and_again_sends_nothing(hub, queue):
     assert send(queue) == []
     assert_complete(hub, queue)
+    committed = hub.files("main")["README.md"].decode()
+    assert hub.validated == [committed, committed], "before anything is sent, and by the client with its commit"
     calls = len(hub.calls)
     add(queue, "release", "01-a", "user/model", branch="main", private=None)
     assert queue.waiting() == []

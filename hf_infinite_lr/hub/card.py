@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import jinja2
 from huggingface_hub import ModelCard
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from hf_infinite_lr.announcement import format_rate
+from hf_infinite_lr.files import safe_yaml
 from hf_infinite_lr.report.table import NOTHING, count, markdown, number, seconds
 
 from .metadata import card_metadata, scores_of
@@ -50,15 +52,22 @@ def _rendered(facts: Mapping[str, Any], repo_id: str | None) -> str:
     metadata = card_metadata(facts, repo_id)
     body = _environment().get_template(TEMPLATES[facts["model"]["kind"]]).render(**_words(facts, repo_id))
     card = f"---\n{metadata.to_yaml()}\n---\n\n{body.strip()}\n"
-    if read_card(card).data.to_dict() != metadata.to_dict():
+    block = REGEX_YAML_BLOCK.search(card)
+    if block is None or safe_yaml(block.group(2)) != metadata.to_dict():
         raise ValueError("The card's metadata changes when it is read.")
     return card
 
 
-@lru_cache(maxsize=1)  # in turn for this check and the Hub's: reading is slow, and holds up a training beside it
-def read_card(card: str) -> ModelCard:
-    """A card as huggingface_hub reads it; it is shared, so leave it as it is."""
-    return ModelCard(card)
+class WrittenCard(ModelCard):
+    """A card for the Hub's validation, of just the text that is committed.
+
+    `ModelCard` parses the metadata and writes them anew, in Python, which holds up a training beside it.
+    """
+
+    content = ""
+
+    def __init__(self, content: str) -> None:
+        self.content = content
 
 
 def _complete(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from huggingface_hub import get_token
 
+from hf_infinite_lr.files import safe_yaml
 from hf_infinite_lr.manifest import MANIFEST, STATE, manifest_of
 
 Contents = dict[str, Path | bytes]
@@ -98,7 +99,7 @@ def _files(folder: Path) -> Iterator[Path]:
 def _without_paths(path: Path) -> Path | bytes:
     """The file itself, or its content with absolute paths cut down to their last part."""
     text = path.read_text(encoding="utf-8")
-    content = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
+    content = safe_yaml(text) if path.suffix == ".yaml" else json.loads(text)
     shortened = without_paths(content)
     if shortened == content:
         return path

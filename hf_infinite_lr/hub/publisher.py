@@ -14,7 +14,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, GitRefs, 
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import _http, get_session
 
-from .card import read_card, render_card
+from .card import WrittenCard, render_card
 from .contents import CARD, Contents, NotPublishableError, contents_of, refuse_secrets, secrets_of
 from .metadata import evaluation_entries
 from .queue import Publication
@@ -222,7 +222,7 @@ def _validate(publication: Publication, card: Contents) -> None:
     content = card[CARD]
     assert isinstance(content, bytes)
     with _validated_by_the_hub(publication):
-        read_card(content.decode()).validate()
+        WrittenCard(content.decode()).validate()
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.trainer_pt_utils import get_model_param_count
 from transformers.trainer_utils import HubStrategy
 
-from hf_infinite_lr.files import write_json
+from hf_infinite_lr.files import safe_yaml, write_json
 from hf_infinite_lr.hub import (
     CARD,
     CARD_FACTS,
@@ -275,7 +275,7 @@ class Publishing(Host):
         file = self._output_dir / RECIPE
         if not file.exists():
             return None
-        content = without_paths(yaml.safe_load(file.read_text(encoding="utf-8")))
+        content = without_paths(safe_yaml(file.read_text(encoding="utf-8")))
         recipe = {key: value for key, value in content.items() if not key.startswith(_PRIVATE_KEYS)}
         text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
         (folder / RECIPE).write_text(text, encoding="utf-8")
