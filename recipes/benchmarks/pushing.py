@@ -25,8 +25,9 @@ stop counts for what it costs.
 
 These ratios are as coarse as the machine is unsteady. What the kernel counts for the training thread is not (Linux;
 with OMP_NUM_THREADS=1 it does all the work): the share of the open windows in which it slept, as it does while another
-thread holds the interpreter, and in which it was ready and had no core. What is left of a slower step is that the
-training itself needed more CPU time, since caches and memory are shared: that ratio is printed too.
+thread holds the interpreter, and in which it was ready and had no core. Both together, beyond what they are beside
+the Hub alone, are what our pushing makes it wait. What is left of a slower step is that the training itself needed
+more CPU time, since caches and memory are shared: that ratio is printed too.
 """
 
 import argparse
@@ -258,6 +259,9 @@ def tell(rounds):
     seconds = statistics.median(opened[0] for opened, _ in rounds["publishing"])
     print(f"{len(ones)} rounds, {seconds:.1f} s for a release")
     print(f"publishing / the Hub alone, steps per second: {spread(speed['publishing'], speed['the Hub alone'])}")
+    waits = {kind: [1 - opened[1] / opened[0] for opened, _ in of_kind] for kind, of_kind in rounds.items()}
+    more = [one - other for one, other in zip(waits["publishing"], waits["the Hub alone"], strict=True)]
+    print(f"the training waits so much of the time more than beside the Hub alone: {spread(more, ones)}")
     for kind, of_kind in rounds.items():
         print(f"{kind}")
         print(f"  open / closed, steps per second: {spread(speed[kind], ones)}")
