@@ -351,6 +351,7 @@ def connect(patch, hub, cache):
     """Points the client of this process at a Hub, and lets nothing wait between attempts."""
     patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     patch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+    patch.setattr("huggingface_hub.hf_api.api.endpoint", hub.endpoint)  # of the functions outside HfApi
     template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
     patch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
     patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM, TrainerCallback
 
 from hf_infinite_lr.cli import main
 from hf_infinite_lr.manifest import manifest_of
+from hf_infinite_lr.recipe import load_recipe
 from hf_infinite_lr.stream import Task
 from hf_infinite_lr.trainer.preemption import Preemption
 
@@ -326,6 +327,29 @@ def test_the_card_of_an_adapter_tells_its_settings_and_the_version_of_peft(tiny,
     assert f", peft {peft.__version__}.\n" in card
 
 
+@pytest.mark.filterwarnings("default")
+def test_an_adapter_on_a_revision_is_loaded_with_the_weights_of_that_revision(tmp_path, monkeypatch):
+    """The head of `main` moves with every release of a published run, and would be another model under the adapter."""
+    monkeypatch.chdir(tmp_path)
+    bases = [base_of_recipe(tmp_path, seed) for seed in (1, 2)]
+    with LoopbackHub() as hub:
+        connect(monkeypatch, hub, tmp_path / "cache")
+        hub.create_repo({"organization": "user", "name": "base"})
+        for place, (_, files) in enumerate(bases):
+            hub.add_commit("user/base", "main", "base", "", files)
+            hub.create_tag("user/base", "main", {"tag": f"v{place}"})
+        changes = {"model_name_or_path": "user/base", "model_revision": "v0", "lora": {"r": 2}}
+        new = {key: value for key, value in RECIPE.items() if key not in ("model_type", "config_overrides")}
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**new, **changes, "tasks": RECIPE["tasks"][:1]}))
+        assert main(["train", "--config", "recipe.yaml"]) == 0
+        card = hub.files("task-01-docs")["README.md"].decode()
+        found = {}
+        exec(re.search(r"## Use it\s+```python\n(.*?)```", card, re.DOTALL)[1], found)
+    assert "for `user/base` at `v0`, together" in card
+    loaded = found["model"].get_base_model().get_input_embeddings().weight
+    assert [torch.equal(loaded, base.get_input_embeddings().weight) for base, _ in bases] == [True, False]
+
+
 def test_annealing_after_the_fact_leaves_a_card_too(tiny, tmp_path):
     trainer = tiny.run(tmp_path / "run", tiny.data("a"))
     release = trainer.anneal(tmp_path / "run" / "trunk" / "01-a", 1)
@@ -377,6 +401,18 @@ RECIPE = {
     "hub_model_id": "user/model",
     "hub_strategy": "all_checkpoints",
 }
+
+
+def base_of_recipe(folder, seed):
+    """A pretrained model with its tokenizer, as they lie on the Hub."""
+    (folder / "base.yaml").write_text(yaml.safe_dump(RECIPE))
+    objective = load_recipe(folder / "base.yaml").objective
+    torch.manual_seed(seed)
+    model = objective.model()
+    target = folder / f"base-{seed}"
+    model.save_pretrained(target)
+    objective.tokenizer.save_pretrained(target)
+    return model, {path.name: path.read_bytes() for path in target.iterdir()}
 
 
 def test_train_ends_well_with_a_queue_and_says_how_to_send_it(tmp_path, monkeypatch, capsys):

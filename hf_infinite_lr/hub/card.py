@@ -63,7 +63,7 @@ def read_card(card: str) -> ModelCard:
 
 def _complete(facts: Mapping[str, Any]) -> dict[str, Any]:
     """The facts with what those of earlier releases do not say."""
-    model = {"base_class": facts["model"]["class"], **facts["model"]}
+    model = {"base_class": facts["model"]["class"], "base_revision": None, **facts["model"]}
     trunk = facts["trunk"] and {"checkpoint": None, "outside": False, "unpickled": False, **facts["trunk"]}
     return {"rewind": "full", "methods": {}, "merge": None, **facts, "model": model, "trunk": trunk}
 
@@ -125,6 +125,7 @@ def _words(facts: Mapping[str, Any], repo_id: str | None) -> dict[str, Any]:
         "repo_id": repo_id,
         "tag": tag,
         "path": repo_id or path,
+        "base": _base(facts["model"]),
         "revision": f", revision={_python(tag)}" if repo_id else "",
         "local": facts["output_dir"],
         "trunk_on_hub": trunk_on_hub,
@@ -200,9 +201,12 @@ def _trunk_name(directory: str | None, on_hub: bool) -> str | None:
 
 def _origin(facts: Mapping[str, Any]) -> str:
     model = facts["model"]
-    if model["base_model"]:
-        return code(model["base_model"])
-    return "none: trained from scratch" if model["from_scratch"] else "a local model"
+    return "none: trained from scratch" if model["from_scratch"] else _base(model)
+
+
+def _base(model: Mapping[str, Any]) -> str:
+    revision = f" at {code(model['base_revision'])}" if model["base_revision"] else ""
+    return f"{code(model['base_model'])}{revision}" if model["base_model"] else "a local model"
 
 
 def _stream_rows(facts: Mapping[str, Any]) -> list[list[str]]:

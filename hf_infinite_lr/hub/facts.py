@@ -99,6 +99,7 @@ def model_facts(
     num_parameters: int,
     num_trained: int,
     base_model: str | None,
+    base_revision: str | None = None,
 ) -> dict[str, Any]:
     """What the saved model is.
 
@@ -109,10 +110,13 @@ def model_facts(
         num_parameters (`int`): All, frozen ones included.
         num_trained (`int`): Those that are not frozen.
         base_model (`str`, *optional*): What it was loaded from: a Hub id or a local path.
+        base_revision (`str`, *optional*): Of it on the Hub; an adapter names its own.
     """
     adapter = _read(folder / "adapter_config.json")
     config = _read((folder / BASE if adapter else folder) / "config.json") or {}
-    base = adapter.get("base_model_name_or_path") if adapter else base_model
+    base, revision = (base_model, base_revision)
+    if adapter:
+        base, revision = adapter.get("base_model_name_or_path"), adapter.get("revision")
     return {
         "class": model_class,
         "base_class": base_class,
@@ -122,6 +126,7 @@ def model_facts(
         "num_parameters": num_parameters,
         "num_trained": num_trained,
         "base_model": hub_id(base),
+        "base_revision": revision,
         "from_scratch": not base,
         "has_config": bool(config),
         "has_tokenizer": (folder / "tokenizer_config.json").exists(),

@@ -226,13 +226,14 @@ class Publishing(Host):
         matrices = sorted(self.record.matrices.values(), key=lambda each: (each.metric != PRIMARY_METRIC, each.metric))
         run = Run(self._output_dir, state, known_matrices(matrices), self.state.log_history)
         write_report_of(run, folder / REPORT_FOLDER)
+        recipe = self._leave_recipe(folder)
         facts = release_facts(
             run,
             folder.name,
-            model=self._model_facts(folder),
+            model=self._model_facts(folder, (recipe or {}).get("model_revision")),
             settings={**changed_settings(self.args), **self._adapter_settings()},
             compute={"device": _device_name(self.args.device), "num_processes": self.args.world_size},
-            recipe=self._leave_recipe(folder),
+            recipe=recipe,
             hub={
                 "repo_id": self._repo_id if self.args.push_to_hub else self.args.hub_model_id,
                 "trunks": self._publishes_trunks,
@@ -249,7 +250,7 @@ class Publishing(Host):
         else:
             (folder / CARD).write_bytes(card)
 
-    def _model_facts(self, folder: Path) -> dict[str, Any]:
+    def _model_facts(self, folder: Path, base_revision: str | None) -> dict[str, Any]:
         model = self._unwrapped()
         base_model = model.config.name_or_path if isinstance(model, PreTrainedModel) else None
         return model_facts(
@@ -259,6 +260,7 @@ class Publishing(Host):
             num_parameters=get_model_param_count(model),
             num_trained=get_model_param_count(model, trainable_only=True),
             base_model=base_model,
+            base_revision=base_revision,
         )
 
     def _adapter_settings(self) -> dict[str, Any]:
