@@ -8,7 +8,6 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
-import yaml
 from huggingface_hub import ModelCard
 from loopback_hub import card_faults
 
@@ -16,7 +15,6 @@ from hf_infinite_lr.hub import render_card
 from hf_infinite_lr.hub.card import code, text
 from hf_infinite_lr.hub.contents import NotPublishableError, contents_of, secrets_of, without_paths
 from hf_infinite_lr.hub.facts import LARGEST_TABLE, changed_settings, hub_id, model_facts, release_facts
-from hf_infinite_lr.hub.metadata import evaluation_entries
 from hf_infinite_lr.hub.templates import template_folder
 from hf_infinite_lr.metrics import TaskMatrix
 from hf_infinite_lr.report.run import Run
@@ -149,8 +147,6 @@ def test_a_card_says_where_it_comes_from_and_how_to_go_on(tmp_path):
     ):
         assert words in card
     assert "/x/y" not in card
-    entry = yaml.safe_load(evaluation_entries(facts))
-    assert [each["dataset"] for each in entry] == [{"id": "user/web", "task_id": "web"}]
 
 
 def test_parts_of_one_dataset_are_told_apart_and_mixtures_taken_apart(tmp_path):

@@ -82,6 +82,9 @@ def test_three_tasks_leave_three_tagged_releases_and_cards(published):
         card = files["README.md"].decode()
         assert card == (run / "releases" / name / "README.md").read_text()
         assert f"after task {int(name[:2])}" in card
+        assert not [path for path in files if path.startswith(".eval_results")], (
+            "a leaderboard's own, of a dataset on the Hub"
+        )
         assert "`user/model@" not in card
         assert f"user/model@task-{name}-trunk" in card
         assert {"report/report.md", "report/learning_rate.png", "report/task_matrix.eval_loss.png"} <= set(files)

@@ -16,7 +16,6 @@ from huggingface_hub.utils import _http, get_session
 
 from .card import read_card, render_card
 from .contents import CARD, Contents, NotPublishableError, contents_of, refuse_secrets, secrets_of
-from .metadata import evaluation_entries
 from .queue import Publication
 
 logger = logging.getLogger(__name__)
@@ -24,7 +23,6 @@ logger = logging.getLogger(__name__)
 CARD_FACTS = "card.json"
 """What a release's card is filled from; it lies beside the weights."""
 
-_EVALUATION = ".eval_results/hf_infinite_lr.yaml"
 _STALE = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth")
 """Endings of weights and states that an earlier commit may have left where a loader would still find them."""
 
@@ -138,7 +136,7 @@ class Publisher:
         return fault
 
     def card(self, publication: Publication, repo_id: str | None) -> Contents:
-        """What the second commit of a release holds: its card, and its scores in the Hub's own form.
+        """What the second commit of a release holds: its card.
 
         Args:
             publication ([`Publication`]): A release.
@@ -151,8 +149,6 @@ class Publisher:
         with _read_here(publication):
             facts = read_facts(self.output_dir / publication.folder)
             contents: Contents = {CARD: render_card(facts, repo_id=repo_id).encode()}
-            if (entries := evaluation_entries(facts)) is not None:
-                contents[_EVALUATION] = entries
             refuse_secrets(contents, secrets_of(self.output_dir, self.token))
             return contents
 
