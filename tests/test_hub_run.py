@@ -330,6 +330,22 @@ def test_the_card_of_an_adapter_tells_its_settings_and_the_version_of_peft(tiny,
     assert f", peft {peft.__version__}.\n" in card
 
 
+def test_a_card_names_the_trunks_that_its_own_repository_holds(tiny, tmp_path, monkeypatch):
+    """Of a run that is told another repository later on, and of one that went on from another run's trunk."""
+    tasks, settings = tiny.data("ab"), {"evaluate_on": "none", "hub_strategy": "all_checkpoints", **PUBLISH}
+    with LoopbackHub() as hub:
+        connect(monkeypatch, hub, tmp_path / "cache")
+        tiny.run(tmp_path / "run", tasks, **settings)
+        tiny.run(tmp_path / "run", tasks, resume=True, **{**settings, "hub_model_id": "user/moved"})
+        from_hub = {"resume": "user/model@task-02-b-trunk", "hub_model_id": "user/second"}
+        tiny.run(tmp_path / "second", tasks, **{**settings, **from_hub})
+        for name, parent in (("moved", "`task-01-a-trunk`"), ("second", "`trunk/01-a`, not in this repository")):
+            card = hub.files("task-02-b", f"user/{name}")["README.md"].decode()
+            assert f'trainer.train("user/{name}@task-02-b-trunk")' in card
+            assert f"| parent of that trunk | {parent} |" in card
+            assert ("task-01-a-trunk" in hub.repos[f"user/{name}"].tags) == (name == "moved")
+
+
 @pytest.mark.filterwarnings("default")
 def test_an_adapter_on_a_revision_is_loaded_with_the_weights_of_that_revision(tmp_path, monkeypatch):
     """The head of `main` moves with every release of a published run, and would be another model under the adapter."""

@@ -21,6 +21,8 @@ from .templates import template_folder
 TEMPLATES = {"lm": "lm.md", "mae": "mae.md", "adapter": "adapter.md", "model": "base.md"}
 """Kind of model -> template."""
 
+_OF_A_TRUNK = {"checkpoint": None, "outside": False, "unpickled": False, "parent_published": True}
+
 _MARKDOWN = str.maketrans({letter: f"\\{letter}" for letter in "\\`*_[]#~"})
 _HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
@@ -64,7 +66,7 @@ def read_card(card: str) -> ModelCard:
 def _complete(facts: Mapping[str, Any]) -> dict[str, Any]:
     """The facts with what those of earlier releases do not say."""
     model = {"base_class": facts["model"]["class"], "base_revision": None, **facts["model"]}
-    trunk = facts["trunk"] and {"checkpoint": None, "outside": False, "unpickled": False, **facts["trunk"]}
+    trunk = facts["trunk"] and {**_OF_A_TRUNK, **facts["trunk"]}
     return {"rewind": "full", "methods": {}, "merge": None, **facts, "model": model, "trunk": trunk}
 
 
@@ -191,6 +193,8 @@ def _parent(facts: Mapping[str, Any], trunk_on_hub: bool) -> str:
         return _origin(facts)
     if facts["rewind"] == "none" and facts["trunk"]["parent_annealed"]:
         return f"none: it went on from the annealed model of {code(parent)}"
+    if trunk_on_hub and not facts["trunk"]["parent_published"]:
+        return f"{_trunk_name(parent, False)}, not in this repository"
     return str(_trunk_name(parent, trunk_on_hub))
 
 

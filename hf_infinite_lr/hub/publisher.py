@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from huggingface_hub.utils import _http, get_session
 
 from .card import read_card, render_card
 from .contents import CARD, Contents, NotPublishableError, contents_of, refuse_secrets, secrets_of
-from .queue import Publication
+from .queue import Publication, PublicationQueue
 
 logger = logging.getLogger(__name__)
 
@@ -147,10 +148,27 @@ class Publisher:
                 metadata.
         """
         with _read_here(publication):
-            facts = read_facts(self.output_dir / publication.folder)
+            facts = self._with_known_trunks(read_facts(self.output_dir / publication.folder), publication, repo_id)
             contents: Contents = {CARD: render_card(facts, repo_id=repo_id).encode()}
             refuse_secrets(contents, secrets_of(self.output_dir, self.token))
             return contents
+
+    def _with_known_trunks(
+        self, facts: dict[str, Any], publication: Publication, repo_id: str | None
+    ) -> dict[str, Any]:
+        """The facts with what the queue knows of trunks: the run may have been told another repository since."""
+        if not facts["trunk"]:
+            return facts
+        queue = PublicationQueue(self.output_dir)
+
+        def is_there(name: str | None) -> bool:
+            places = {publication.repo_id, *([repo_id] if repo_id else [])}
+            return bool(name) and queue.goes_to(replace(publication, kind="trunk", name=name), places)
+
+        trunk = {**facts["trunk"], "parent_published": is_there(facts["trunk"]["parent"])}
+        published = is_there(trunk["directory"]) and not trunk.get("checkpoint")
+        own = {"repo_id": repo_id, "trunks": True} if published else {}
+        return {**facts, "trunk": trunk, "hub": {**facts["hub"], **own}}
 
     def _make_branch(self, publication: Publication, repo_id: str, refs: GitRefs) -> None:
         """Makes the publication's branch where it is missing."""
