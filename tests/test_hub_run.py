@@ -375,6 +375,19 @@ def test_annealing_after_the_fact_leaves_a_card_too(tiny, tmp_path):
     assert "releases/01-a-from-6-over-1" in (release / "README.md").read_text()
 
 
+def test_the_card_of_an_annealing_on_other_data_names_that_data(tmp_path, capsys):
+    task = {"name": "docs", "builtin": "docs", "max_bytes": 20_000, "eval_bytes": 2048}
+    recipe = {**RECIPE, "push_to_hub": False, "tasks": [task], "task_steps": 5, "output_dir": str(tmp_path / "run")}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert main(["train", "--config", str(tmp_path / "recipe.yaml")]) == 0
+    other = "{builtin: cpp, max_bytes: 60000, eval_bytes: 2048}"
+    trunk = str(tmp_path / "run" / "trunk" / "01-docs")
+    assert main(["anneal", trunk, "--num_anneal_steps", "2", "--dataset", other]) == 0
+    card = (tmp_path / "run" / "releases" / "01-docs-from-4-over-2-on-dataset" / "README.md").read_text()
+    assert "trained on other data than the task's: dataset, built-in corpus `cpp`." in card
+    assert "| 1 | **docs** | built-in corpus `docs` | - | 6 | 2 |" in card, "the samples are of the other data"
+
+
 @pytest.mark.slow
 def test_a_training_that_is_killed_while_it_pushes_goes_on_and_doubles_nothing(tmp_path):
     script = f"""

@@ -59,6 +59,9 @@ def release_facts(
     tasks = run.tasks
     place = max(n for n, task in enumerate(tasks) if run.state["global_step"] > task["start_step"])
     task, other = tasks[place], run.state.get("annealed_on")
+    if other:  # whose number of samples the record has in the place of the task's own
+        task = {**task, "num_samples": None}
+        tasks = [*tasks[:place], task, *tasks[place + 1 :]]
     trained = [_source(recipe, name) for name in [*(each["name"] for each in tasks[: place + 1]), other] if name]
     return {
         "schema_version": _SCHEMA_VERSION,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +65,8 @@ class Publishing(Host):
     plan: StreamPlan
     args: Any
     _unwrapped: Any
+    other_data: Mapping[str, Any] | None = None
+    """The entry, as under `tasks` of a recipe, of data for an annealing that the run's own recipe does not name."""
     _annealing: bool = False
     _resumed_from: Path | None = None
     _sender: BackgroundSender | None = None
@@ -233,7 +234,7 @@ class Publishing(Host):
             model=self._model_facts(folder, (recipe or {}).get("model_revision")),
             settings={**changed_settings(self.args), **self._adapter_settings()},
             compute={"device": _device_name(self.args.device), "num_processes": self.args.world_size},
-            recipe=recipe,
+            recipe=self._with_other_data(recipe),
             hub={
                 "repo_id": self._repo_id if self.args.push_to_hub else self.args.hub_model_id,
                 "trunks": self._publishes_trunks,
@@ -282,6 +283,11 @@ class Publishing(Host):
         text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
         (folder / RECIPE).write_text(text, encoding="utf-8")
         return recipe
+
+    def _with_other_data(self, recipe: dict[str, Any] | None) -> dict[str, Any] | None:
+        if recipe is None or self.other_data is None:
+            return recipe
+        return {**recipe, "tasks": [*recipe["tasks"], without_paths(dict(self.other_data))]}
 
     # ---- From the Hub ------------------------------------------------------------------------------------------
 
