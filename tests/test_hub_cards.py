@@ -175,6 +175,24 @@ def test_parts_of_one_dataset_are_told_apart_and_mixtures_taken_apart(tmp_path):
     assert f"| 3 | **mix** | {parts} |" in card
 
 
+def test_a_task_that_has_left_the_recipe_is_no_part_of_one_that_was_split(tmp_path):
+    recipe = {"tasks": [{"name": "web", "dataset_name": "user/web", "split_into": {"kind": "time"}}]}
+    card = render_card(facts_of(run_of(["web-1", "web-old"], tmp_path / "run"), recipe))
+    assert "| 1 | web-1 | [user/web]" in card
+    assert "| 2 | **web-old** | local data |" in card
+    recipe["tasks"][0]["split_into"]["kind"] = "domain"
+    assert "| 2 | **web-old** | [user/web]" in render_card(
+        facts_of(run_of(["web-1", "web-old"], tmp_path / "run"), recipe)
+    )
+
+
+def test_the_base_of_an_adapter_with_a_head_is_loaded_at_its_revision(tmp_path):
+    facts = facts_of(run_of(["web"], tmp_path / "run"))
+    revision = {"base_model": "user/base", "base_revision": "v0", "base_class": "ViTForImageClassification"}
+    facts["model"].update(kind="adapter", causal=False, **revision)
+    assert 'from_pretrained("user/base", revision="v0", config=config' in render_card(facts)
+
+
 @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_names_stay_valid_metadata_and_readable_markdown(name, tmp_path):
     recipe = {"tasks": [{"name": name, "dataset_name": name, "split": name, "dataset_config_name": name}]}

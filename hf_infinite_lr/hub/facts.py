@@ -244,8 +244,15 @@ def _source(recipe: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
         return entries[name]
     if name == JOINT:
         return {"mixture": _parts((recipe or {}).get("tasks") or ())}
-    split = [whole for whole, entry in entries.items() if entry.get("split_into") and name.startswith(f"{whole}-")]
+    split = [whole for whole, entry in entries.items() if _is_part(name, whole, entry.get("split_into"))]
     return entries[max(split, key=len)] if split else {}
+
+
+def _is_part(name: str, whole: str, split_into: Mapping[str, Any] | None) -> bool:
+    """Whether a task has the name of a part of an entry: its domain, else its number."""
+    if not split_into or not name.startswith(f"{whole}-"):
+        return False
+    return split_into.get("kind") == "domain" or name.removeprefix(f"{whole}-").isdecimal()
 
 
 def _parts(entries: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
