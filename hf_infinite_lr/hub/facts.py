@@ -329,11 +329,17 @@ def _trunk(run: Run, place: int, checkpoint: Path | None) -> dict[str, Any] | No
         "tag": tag_of("trunk", task["directory"]),
         **_other_than_trunk(checkpoint, run.path, task["directory"]),
         "unpickled": str((run.state.get("settings") or {}).get("engine")).startswith("deepspeed"),
-        "step": task["end_step"] if branch is None else branch,
-        "num_anneal_steps": 0 if branch is None else task["end_step"] - branch,
+        "step": trunk_step(task),
+        "num_anneal_steps": task["end_step"] - trunk_step(task),
         "parent": tasks[place - 1]["directory"] if place else None,
         "parent_annealed": place > 0 and tasks[place - 1].get("branch_step") is not None,
     }
+
+
+def trunk_step(task: Mapping[str, Any]) -> int:
+    """The global step at which a task's trunk is saved, from what `continual_state.json` says of the task."""
+    step: int = task["end_step"] if task.get("branch_step") is None else task["branch_step"]
+    return step
 
 
 def _other_than_trunk(checkpoint: Path | None, output_dir: Path, directory: str) -> dict[str, Any]:
