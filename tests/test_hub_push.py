@@ -304,9 +304,9 @@ def test_a_release_that_the_run_made_again_with_other_weights_replaces_its_own(h
 def test_a_further_attempt_hashes_and_validates_nothing_again(hub, queue):
     hashed = []
 
-    def fault(folder):
-        hashed.append(folder.name)
-        return fault_of(folder)
+    def fault(folder, *, trust_unchanged):
+        hashed.extend([] if trust_unchanged else [folder.name])
+        return fault_of(folder, trust_unchanged=trust_unchanged)
 
     hub.fail("commit", 503, after=2)
     publisher = Publisher(queue.output_dir, fault)

@@ -213,9 +213,10 @@ class Publishing(Host):
 
     def _send(self) -> None:
         if self._sender is None:
-            # This run has hashed what it publishes when it wrote the manifest, and the client will hash it again.
-            fault_of = partial(checkpoints.fault_of, trust_unchanged=True)
-            publisher = Publisher(self._output_dir, fault_of, token=self.args.hub_token)
+            # A run hashes what it publishes when it writes the manifest.
+            publisher = Publisher(
+                self._output_dir, checkpoints.fault_of, token=self.args.hub_token, hashed_before=True
+            )
             self._sender = BackgroundSender(self._queue, publisher)
         self._sender.notify()
 
