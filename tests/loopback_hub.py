@@ -509,8 +509,9 @@ def _handler(hub):
 
         def send(self, status, content, **headers):
             hub.open.wait()
-            self.send_response(status)
-            for name, value in {"Content-Length": str(len(content)), **headers}.items():
+            self.send_response_only(status)
+            given = {"Date": self.date_time_string(), "Content-Length": str(len(content)), **headers}
+            for name, value in given.items():
                 self.send_header(name, value)
             self.end_headers()
             if self.command != "HEAD":

@@ -342,13 +342,30 @@ def test_waits_as_long_as_the_server_says_else_exponentially(hub, queue, fault, 
 
 @pytest.mark.parametrize(
     ("named", "least", "most"),
-    [("7", 7, 7), ("", 0, 0), ("soon", 0, 0), ("Wed, 01 Jan 2020 00:00:00 GMT", -1e12, 0), (None, 50, 60)],
+    [
+        ("7", 7, 7),
+        ("\u00b2", 0, 0),
+        ("", 0, 0),
+        ("soon", 0, 0),
+        ("Wed, 01 Jan 2020 00:00:00 GMT", -1e12, 0),
+        (None, 50, 60),
+    ],
 )
 def test_the_servers_wish_to_wait_is_read_as_seconds_or_as_a_date(named, least, most):
     from hf_infinite_lr.hub.sending import _retry_after
 
     named = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True) if named is None else named
-    assert least <= _retry_after(named) <= most
+    assert least <= _retry_after(named, None) <= most
+
+
+def test_a_wait_up_to_a_date_is_counted_by_the_servers_own_clock(hub, queue):
+    """Which an hour's difference between the clocks would make an hour longer."""
+    at = datetime.now(UTC) + timedelta(hours=1)
+    dates = {"Retry-After": format_datetime(at + timedelta(seconds=60), usegmt=True)}
+    hub.fail("refs", 503, headers={"Date": format_datetime(at, usegmt=True), **dates})
+    pauses = []
+    assert send(queue, pauses) == []
+    assert pauses == [60]
 
 
 def test_a_broken_directory_a_pickle_and_a_refused_card_stay_in_the_queue(hub, queue):

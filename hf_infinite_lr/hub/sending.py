@@ -174,15 +174,16 @@ def _named_wait(error: HfHubHTTPError, status: int) -> float:
     named = error.response.headers.get("retry-after", "")
     if status == 429 and not named and "/commit/" in error.response.request.url.path:
         return _COMMIT_LIMIT_SECONDS
-    return _retry_after(named)
+    return _retry_after(named, error.response.headers.get("date"))
 
 
-def _retry_after(named: str) -> float:
-    """Seconds that a server names, or the seconds until the date that it names (RFC 9110, 10.2.3)."""
-    if named.isdigit():
+def _retry_after(named: str, date: str | None) -> float:
+    """Seconds that a server names, or those from its own date to the one that it names (RFC 9110, 10.2.3)."""
+    if named.isdecimal():
         return float(named)
     try:
-        return (parsedate_to_datetime(named) - datetime.now(UTC)).total_seconds()
+        now = datetime.now(UTC) if date is None else parsedate_to_datetime(date)
+        return (parsedate_to_datetime(named) - now).total_seconds()
     except (TypeError, ValueError):  # none, or one without a zone
         return 0.0
 
