@@ -434,7 +434,7 @@ def test_push_says_what_is_left_sends_it_and_is_done(hub, queue, monkeypatch, ca
     said = capsys.readouterr().out
     assert "releases/01-a -> user/model@main, tag task-01-a" in said
     assert "README.md" in said
-    preview = (queue.output_dir / "hub/preview/01-a.md").read_bytes()
+    preview = (queue.output_dir / "hub/preview/user/model/01-a.md").read_bytes()
     assert preview.startswith(b"---\n")
     assert hub.calls == []
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
@@ -480,6 +480,8 @@ def test_a_dry_run_leaves_the_queue_as_it_is(made, tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.count("-> user/mistyped@main") == len(list((run / "releases").iterdir()))
     assert said.count("-> user/model@main") == 1
+    for name in ("user/mistyped", "user/model"):
+        assert f"# {name}: after task 1, a" in (run / "hub" / "preview" / name / "01-a.md").read_text()
     assert queue.waiting() == waiting
 
 
