@@ -277,7 +277,9 @@ def test_a_tag_of_something_else_is_never_moved(hub, queue):
     hub.create_tag("user/model", "main", {"tag": "task-01-a-trunk"})
     left = send(queue)
     assert [each.publication.kind for each in left] == ["trunk"]
-    assert "task-01-a-trunk of user/model belongs to something else" in left[0].reason
+    assert left[0].reason == (
+        "user/model has a tag of that name for something else: choose another hub_model_id, or delete the tag there"
+    )
     assert hub.titles() == RELEASE, "what follows is not held up"
 
 
@@ -383,7 +385,8 @@ def test_a_broken_directory_a_pickle_and_a_refused_card_stay_in_the_queue(hub, q
     assert "pytorch_model.bin is a pickle" in send(queue)[1].reason
     left = send(queue)
     assert left_sentence(left, queue.output_dir) == (
-        f"Cannot be published as it is: trunk/01-a, releases/01-a ({left[0].reason}; {left[1].reason}). "
+        f"Cannot be published until it is mended, or given up by deleting its file in {queue.output_dir}/hub/waiting: "
+        f"trunk/01-a, releases/01-a ({left[0].reason}; {left[1].reason}). "
         f"Nothing is lost; mend that, and send it with: hf-infinite-lr push {queue.output_dir}"
     )
 
@@ -564,7 +567,8 @@ def test_what_waits_and_what_is_refused_are_told_apart(tmp_path):
     one, other = (Publication("release", name, "u/m", "main", None, "r", "d") for name in ("01-a", "02-b"))
     said = left_sentence([Left(one, "a pickle", refused=True), Left(other, "no connection")], tmp_path)
     assert said == (
-        "Cannot be published as it is: releases/01-a (a pickle). Not on the Hub yet: releases/02-b (no connection). "
+        f"Cannot be published until it is mended, or given up by deleting its file in {tmp_path}/hub/waiting: "
+        "releases/01-a (a pickle). Not on the Hub yet: releases/02-b (no connection). "
         f"Nothing is lost; send them with: hf-infinite-lr push {tmp_path}"
     )
 
@@ -733,6 +737,13 @@ def test_a_refusal_of_the_large_file_storage_is_not_tried_for_ever(hub, queue, m
     left = send(queue, pauses)
     assert {(each.reason, each.refused) for each in left} == {(f"{error}: 403 at ... see there", False)}
     assert pauses == []
+
+
+def test_who_is_not_logged_in_is_told_how(hub, queue):
+    hub.fail("refs", 401, message="Invalid username or password.")
+    (reason,) = {each.reason for each in send(queue)}
+    said = "the Hub answered 401 Unauthorized: Invalid username or password."
+    assert reason == f"{said} (log in with hf auth login, or set HF_TOKEN)"
 
 
 def test_the_reason_is_the_hubs_own_without_addresses(hub, queue):

@@ -323,7 +323,6 @@ def _trunk(run: Run, place: int, checkpoint: Path | None) -> dict[str, Any] | No
     task = tasks[place]
     if not task.get("directory"):
         return None
-    branch = task.get("branch_step")
     return {
         "directory": task["directory"],
         "tag": tag_of("trunk", task["directory"]),

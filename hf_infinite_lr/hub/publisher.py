@@ -93,7 +93,10 @@ class Publisher:
             if publication.weights in description:
                 return repo_id, tagged
             if not description.startswith(publication.origin):
-                raise NotPublishableError(f"the tag {publication.tag} of {repo_id} belongs to something else")
+                raise NotPublishableError(
+                    f"{repo_id} has a tag of that name for something else: choose another hub_model_id, or delete "
+                    "the tag there"
+                )
         if is_release:
             card = card if repo_id == publication.repo_id else self.card(publication, repo_id)
             if _committed(publication, "files", history) is None:

@@ -160,7 +160,8 @@ def _seconds_until_retry(error: Exception, wait: float) -> float:
         return wait
     status = error.response.status_code
     if status in _REFUSALS:
-        raise Stopped(short(error)) from error
+        login = " (log in with hf auth login, or set HF_TOKEN)" if status == 401 else ""
+        raise Stopped(f"{short(error)}{login}") from error
     if status < 500 and status not in _PASSING:
         raise NotPublishableError(short(error)) from error
     return max(wait, _named_wait(error, status))
@@ -205,7 +206,8 @@ def _in_one_line(words: str) -> str:
 def left_sentence(left: list[Left], output_dir: Path) -> str:
     """What is still in the queue, why, and the command that sends it."""
     refused, passing = [each for each in left if each.refused], [each for each in left if not each.refused]
-    words = [f"Cannot be published as it is: {_listed(refused)}."] if refused else []
+    given_up = f"or given up by deleting its file in {output_dir / FOLDER / 'waiting'}"
+    words = [f"Cannot be published until it is mended, {given_up}: {_listed(refused)}."] if refused else []
     words += [f"Not on the Hub yet: {_listed(passing)}."] if passing else []
     what = "send them" if passing else "mend that, and send it"
     return f"{' '.join(words)} Nothing is lost; {what} with: hf-infinite-lr push {shlex.quote(str(output_dir))}"
