@@ -353,6 +353,7 @@ def connect(patch, hub, cache):
     """Points the client of this process at a Hub, and lets nothing wait between attempts."""
     patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     patch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+    patch.setattr("huggingface_hub.hf_api.api.endpoint", hub.endpoint)  # of the functions outside HfApi
     template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
     patch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
     patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
@@ -510,8 +511,9 @@ def _handler(hub):
 
         def send(self, status, content, **headers):
             hub.open.wait()
-            self.send_response(status)
-            for name, value in {"Content-Length": str(len(content)), **headers}.items():
+            self.send_response_only(status)
+            given = {"Date": self.date_time_string(), "Content-Length": str(len(content)), **headers}
+            for name, value in given.items():
                 self.send_header(name, value)
             self.end_headers()
             if self.command != "HEAD":

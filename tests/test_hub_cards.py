@@ -8,7 +8,6 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
-import yaml
 from huggingface_hub import ModelCard
 from loopback_hub import card_faults
 
@@ -16,7 +15,6 @@ from hf_infinite_lr.hub import render_card
 from hf_infinite_lr.hub.card import code, text
 from hf_infinite_lr.hub.contents import NotPublishableError, contents_of, secrets_of, without_paths
 from hf_infinite_lr.hub.facts import LARGEST_TABLE, changed_settings, hub_id, model_facts, release_facts
-from hf_infinite_lr.hub.metadata import evaluation_entries
 from hf_infinite_lr.hub.templates import template_folder
 from hf_infinite_lr.metrics import TaskMatrix
 from hf_infinite_lr.report.run import Run
@@ -149,8 +147,6 @@ def test_a_card_says_where_it_comes_from_and_how_to_go_on(tmp_path):
     ):
         assert words in card
     assert "/x/y" not in card
-    entry = yaml.safe_load(evaluation_entries(facts))
-    assert [each["dataset"] for each in entry] == [{"id": "user/web", "task_id": "web"}]
 
 
 def test_parts_of_one_dataset_are_told_apart_and_mixtures_taken_apart(tmp_path):
@@ -177,6 +173,24 @@ def test_parts_of_one_dataset_are_told_apart_and_mixtures_taken_apart(tmp_path):
     ]
     parts = "mixture: [user/a](https://huggingface.co/datasets/user/a), built-in corpus `photos`"
     assert f"| 3 | **mix** | {parts} |" in card
+
+
+def test_a_task_that_has_left_the_recipe_is_no_part_of_one_that_was_split(tmp_path):
+    recipe = {"tasks": [{"name": "web", "dataset_name": "user/web", "split_into": {"kind": "time"}}]}
+    card = render_card(facts_of(run_of(["web-1", "web-old"], tmp_path / "run"), recipe))
+    assert "| 1 | web-1 | [user/web]" in card
+    assert "| 2 | **web-old** | local data |" in card
+    recipe["tasks"][0]["split_into"]["kind"] = "domain"
+    assert "| 2 | **web-old** | [user/web]" in render_card(
+        facts_of(run_of(["web-1", "web-old"], tmp_path / "run"), recipe)
+    )
+
+
+def test_the_base_of_an_adapter_with_a_head_is_loaded_at_its_revision(tmp_path):
+    facts = facts_of(run_of(["web"], tmp_path / "run"))
+    revision = {"base_model": "user/base", "base_revision": "v0", "base_class": "ViTForImageClassification"}
+    facts["model"].update(kind="adapter", causal=False, **revision)
+    assert 'from_pretrained("user/base", revision="v0", config=config' in render_card(facts)
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))

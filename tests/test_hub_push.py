@@ -279,7 +279,9 @@ def test_a_tag_of_something_else_is_never_moved(hub, queue):
     hub.create_tag("user/model", "main", {"tag": "task-01-a-trunk"})
     left = send(queue)
     assert [each.publication.kind for each in left] == ["trunk"]
-    assert "task-01-a-trunk of user/model belongs to something else" in left[0].reason
+    assert left[0].reason == (
+        "user/model has a tag of that name for something else: choose another hub_model_id, or delete the tag there"
+    )
     assert hub.titles() == RELEASE, "what follows is not held up"
 
 
@@ -306,9 +308,9 @@ def test_a_release_that_the_run_made_again_with_other_weights_replaces_its_own(h
 def test_a_further_attempt_hashes_and_validates_nothing_again(hub, queue):
     hashed = []
 
-    def fault(folder):
-        hashed.append(folder.name)
-        return fault_of(folder)
+    def fault(folder, *, trust_unchanged):
+        hashed.extend([] if trust_unchanged else [folder.name])
+        return fault_of(folder, trust_unchanged=trust_unchanged)
 
     hub.fail("commit", 503, after=2)
     publisher = Publisher(queue.output_dir, fault)
@@ -344,13 +346,30 @@ def test_waits_as_long_as_the_server_says_else_exponentially(hub, queue, fault, 
 
 @pytest.mark.parametrize(
     ("named", "least", "most"),
-    [("7", 7, 7), ("", 0, 0), ("soon", 0, 0), ("Wed, 01 Jan 2020 00:00:00 GMT", -1e12, 0), (None, 50, 60)],
+    [
+        ("7", 7, 7),
+        ("\u00b2", 0, 0),
+        ("", 0, 0),
+        ("soon", 0, 0),
+        ("Wed, 01 Jan 2020 00:00:00 GMT", -1e12, 0),
+        (None, 50, 60),
+    ],
 )
 def test_the_servers_wish_to_wait_is_read_as_seconds_or_as_a_date(named, least, most):
     from hf_infinite_lr.hub.sending import _retry_after
 
     named = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True) if named is None else named
-    assert least <= _retry_after(named) <= most
+    assert least <= _retry_after(named, None) <= most
+
+
+def test_a_wait_up_to_a_date_is_counted_by_the_servers_own_clock(hub, queue):
+    """Which an hour's difference between the clocks would make an hour longer."""
+    at = datetime.now(UTC) + timedelta(hours=1)
+    dates = {"Retry-After": format_datetime(at + timedelta(seconds=60), usegmt=True)}
+    hub.fail("refs", 503, headers={"Date": format_datetime(at, usegmt=True), **dates})
+    pauses = []
+    assert send(queue, pauses) == []
+    assert pauses == [60]
 
 
 def test_a_broken_directory_a_pickle_and_a_refused_card_stay_in_the_queue(hub, queue):
@@ -368,7 +387,8 @@ def test_a_broken_directory_a_pickle_and_a_refused_card_stay_in_the_queue(hub, q
     assert "pytorch_model.bin is a pickle" in send(queue)[1].reason
     left = send(queue)
     assert left_sentence(left, queue.output_dir) == (
-        f"Cannot be published as it is: trunk/01-a, releases/01-a ({left[0].reason}; {left[1].reason}). "
+        f"Cannot be published until it is mended, or given up by deleting its file in {queue.output_dir}/hub/waiting: "
+        f"trunk/01-a, releases/01-a ({left[0].reason}; {left[1].reason}). "
         f"Nothing is lost; mend that, and send it with: hf-infinite-lr push {queue.output_dir}"
     )
 
@@ -419,7 +439,7 @@ def test_push_says_what_is_left_sends_it_and_is_done(hub, queue, monkeypatch, ca
     said = capsys.readouterr().out
     assert "releases/01-a -> user/model@main, tag task-01-a" in said
     assert "README.md" in said
-    preview = (queue.output_dir / "hub/preview/01-a.md").read_bytes()
+    preview = (queue.output_dir / "hub/preview/user/model/01-a.md").read_bytes()
     assert preview.startswith(b"---\n")
     assert hub.calls == []
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
@@ -465,6 +485,8 @@ def test_a_dry_run_leaves_the_queue_as_it_is(made, tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.count("-> user/mistyped@main") == len(list((run / "releases").iterdir()))
     assert said.count("-> user/model@main") == 1
+    for name in ("user/mistyped", "user/model"):
+        assert f"# {name}: after task 1, a" in (run / "hub" / "preview" / name / "01-a.md").read_text()
     assert queue.waiting() == waiting
 
 
@@ -547,7 +569,8 @@ def test_what_waits_and_what_is_refused_are_told_apart(tmp_path):
     one, other = (Publication("release", name, "u/m", "main", None, "r", "d") for name in ("01-a", "02-b"))
     said = left_sentence([Left(one, "a pickle", refused=True), Left(other, "no connection")], tmp_path)
     assert said == (
-        "Cannot be published as it is: releases/01-a (a pickle). Not on the Hub yet: releases/02-b (no connection). "
+        f"Cannot be published until it is mended, or given up by deleting its file in {tmp_path}/hub/waiting: "
+        "releases/01-a (a pickle). Not on the Hub yet: releases/02-b (no connection). "
         f"Nothing is lost; send them with: hf-infinite-lr push {tmp_path}"
     )
 
@@ -716,6 +739,13 @@ def test_a_refusal_of_the_large_file_storage_is_not_tried_for_ever(hub, queue, m
     left = send(queue, pauses)
     assert {(each.reason, each.refused) for each in left} == {(f"{error}: 403 at ... see there", False)}
     assert pauses == []
+
+
+def test_who_is_not_logged_in_is_told_how(hub, queue):
+    hub.fail("refs", 401, message="Invalid username or password.")
+    (reason,) = {each.reason for each in send(queue)}
+    said = "the Hub answered 401 Unauthorized: Invalid username or password."
+    assert reason == f"{said} (log in with hf auth login, or set HF_TOKEN)"
 
 
 def test_the_reason_is_the_hubs_own_without_addresses(hub, queue):

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM, TrainerCallback
 
 from hf_infinite_lr.cli import main
 from hf_infinite_lr.manifest import manifest_of
+from hf_infinite_lr.recipe import load_recipe
 from hf_infinite_lr.stream import Task
 from hf_infinite_lr.trainer.preemption import Preemption
 
@@ -81,6 +82,9 @@ def test_three_tasks_leave_three_tagged_releases_and_cards(published):
         card = files["README.md"].decode()
         assert card == (run / "releases" / name / "README.md").read_text()
         assert f"after task {int(name[:2])}" in card
+        assert not [path for path in files if path.startswith(".eval_results")], (
+            "a leaderboard's own, of a dataset on the Hub"
+        )
         assert "`user/model@" not in card
         assert f"user/model@task-{name}-trunk" in card
         assert {"report/report.md", "report/learning_rate.png", "report/task_matrix.eval_loss.png"} <= set(files)
@@ -326,10 +330,62 @@ def test_the_card_of_an_adapter_tells_its_settings_and_the_version_of_peft(tiny,
     assert f", peft {peft.__version__}.\n" in card
 
 
+def test_a_card_names_the_trunks_that_its_own_repository_holds(tiny, tmp_path, monkeypatch):
+    """Of a run that is told another repository later on, and of one that went on from another run's trunk."""
+    tasks, settings = tiny.data("ab"), {"evaluate_on": "none", "hub_strategy": "all_checkpoints", **PUBLISH}
+    with LoopbackHub() as hub:
+        connect(monkeypatch, hub, tmp_path / "cache")
+        tiny.run(tmp_path / "run", tasks, **settings)
+        tiny.run(tmp_path / "run", tasks, resume=True, **{**settings, "hub_model_id": "user/moved"})
+        from_hub = {"resume": "user/model@task-02-b-trunk", "hub_model_id": "user/second"}
+        tiny.run(tmp_path / "second", tasks, **{**settings, **from_hub})
+        for name, parent in (("moved", "`task-01-a-trunk`"), ("second", "`trunk/01-a`, not in this repository")):
+            card = hub.files("task-02-b", f"user/{name}")["README.md"].decode()
+            assert f'trainer.train("user/{name}@task-02-b-trunk")' in card
+            assert f"| parent of that trunk | {parent} |" in card
+            assert ("task-01-a-trunk" in hub.repos[f"user/{name}"].tags) == (name == "moved")
+
+
+@pytest.mark.filterwarnings("default")
+def test_an_adapter_on_a_revision_is_loaded_with_the_weights_of_that_revision(tmp_path, monkeypatch):
+    """The head of `main` moves with every release of a published run, and would be another model under the adapter."""
+    monkeypatch.chdir(tmp_path)
+    bases = [base_of_recipe(tmp_path, seed) for seed in (1, 2)]
+    with LoopbackHub() as hub:
+        connect(monkeypatch, hub, tmp_path / "cache")
+        hub.create_repo({"organization": "user", "name": "base"})
+        for place, (_, files) in enumerate(bases):
+            hub.add_commit("user/base", "main", "base", "", files)
+            hub.create_tag("user/base", "main", {"tag": f"v{place}"})
+        changes = {"model_name_or_path": "user/base", "model_revision": "v0", "lora": {"r": 2}}
+        new = {key: value for key, value in RECIPE.items() if key not in ("model_type", "config_overrides")}
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**new, **changes, "tasks": RECIPE["tasks"][:1]}))
+        assert main(["train", "--config", "recipe.yaml"]) == 0
+        card = hub.files("task-01-docs")["README.md"].decode()
+        found = {}
+        exec(re.search(r"## Use it\s+```python\n(.*?)```", card, re.DOTALL)[1], found)
+    assert "for `user/base` at `v0`, together" in card
+    loaded = found["model"].get_base_model().get_input_embeddings().weight
+    assert [torch.equal(loaded, base.get_input_embeddings().weight) for base, _ in bases] == [True, False]
+
+
 def test_annealing_after_the_fact_leaves_a_card_too(tiny, tmp_path):
     trainer = tiny.run(tmp_path / "run", tiny.data("a"))
     release = trainer.anneal(tmp_path / "run" / "trunk" / "01-a", 1)
     assert "releases/01-a-from-6-over-1" in (release / "README.md").read_text()
+
+
+def test_the_card_of_an_annealing_on_other_data_names_that_data(tmp_path, capsys):
+    task = {"name": "docs", "builtin": "docs", "max_bytes": 20_000, "eval_bytes": 2048}
+    recipe = {**RECIPE, "push_to_hub": False, "tasks": [task], "task_steps": 5, "output_dir": str(tmp_path / "run")}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert main(["train", "--config", str(tmp_path / "recipe.yaml")]) == 0
+    other = "{builtin: cpp, max_bytes: 60000, eval_bytes: 2048}"
+    trunk = str(tmp_path / "run" / "trunk" / "01-docs")
+    assert main(["anneal", trunk, "--num_anneal_steps", "2", "--dataset", other]) == 0
+    card = (tmp_path / "run" / "releases" / "01-docs-from-4-over-2-on-dataset" / "README.md").read_text()
+    assert "trained on other data than the task's: dataset, built-in corpus `cpp`." in card
+    assert "| 1 | **docs** | built-in corpus `docs` | - | 6 | 2 |" in card, "the samples are of the other data"
 
 
 @pytest.mark.slow
@@ -377,6 +433,18 @@ RECIPE = {
     "hub_model_id": "user/model",
     "hub_strategy": "all_checkpoints",
 }
+
+
+def base_of_recipe(folder, seed):
+    """A pretrained model with its tokenizer, as they lie on the Hub."""
+    (folder / "base.yaml").write_text(yaml.safe_dump(RECIPE))
+    objective = load_recipe(folder / "base.yaml").objective
+    torch.manual_seed(seed)
+    model = objective.model()
+    target = folder / f"base-{seed}"
+    model.save_pretrained(target)
+    objective.tokenizer.save_pretrained(target)
+    return model, {path.name: path.read_bytes() for path in target.iterdir()}
 
 
 def test_train_ends_well_with_a_queue_and_says_how_to_send_it(tmp_path, monkeypatch, capsys):

@@ -55,6 +55,7 @@ def anneal(argv: Sequence[str]) -> int:
         data = [] if entry is None else ["--tasks", json.dumps([entry], default=str), "--task_steps", "null"]
         here = ["--output_dir", json.dumps(str(run)), "--resume_from_checkpoint", "true"]
         trainer = load_recipe(path, [*overrides, *data, *here]).trainer()
+        trainer.other_data = entry
     except (ValueError, OSError) as error:
         return refuse("anneal", error)
     try:

@@ -115,11 +115,11 @@ def _describe(publisher: Publisher, waiting: Sequence[Publication]) -> int:
         for name, source in {**files, **card}.items():
             size = len(source) if isinstance(source, bytes) else source.stat().st_size
             print(f"  {size:>12,}  {name}")
-        for name, source in card.items():
-            if isinstance(source, bytes) and name.endswith(".md"):
-                target = publisher.output_dir / "hub" / "preview" / f"{publication.name}.md"
-                write_text(target, source.decode())
-                print(f"  card: {target}")
+        for source in card.values():
+            assert isinstance(source, bytes)
+            target = publisher.output_dir / "hub" / "preview" / publication.repo_id / f"{publication.name}.md"
+            write_text(target, source.decode())
+            print(f"  card: {target}")
     return LEFT
 
 

@@ -23,6 +23,8 @@ from .templates import template_folder
 TEMPLATES = {"lm": "lm.md", "mae": "mae.md", "adapter": "adapter.md", "model": "base.md"}
 """Kind of model -> template."""
 
+_OF_A_TRUNK = {"checkpoint": None, "outside": False, "unpickled": False, "parent_published": True}
+
 _MARKDOWN = str.maketrans({letter: f"\\{letter}" for letter in "\\`*_[]#~"})
 _HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
@@ -72,8 +74,8 @@ class WrittenCard(ModelCard):
 
 def _complete(facts: Mapping[str, Any]) -> dict[str, Any]:
     """The facts with what those of earlier releases do not say."""
-    model = {"base_class": facts["model"]["class"], **facts["model"]}
-    trunk = facts["trunk"] and {"checkpoint": None, "outside": False, "unpickled": False, **facts["trunk"]}
+    model = {"base_class": facts["model"]["class"], "base_revision": None, **facts["model"]}
+    trunk = facts["trunk"] and {**_OF_A_TRUNK, **facts["trunk"]}
     return {"rewind": "full", "methods": {}, "merge": None, **facts, "model": model, "trunk": trunk}
 
 
@@ -134,6 +136,7 @@ def _words(facts: Mapping[str, Any], repo_id: str | None) -> dict[str, Any]:
         "repo_id": repo_id,
         "tag": tag,
         "path": repo_id or path,
+        "base": _base(facts["model"]),
         "revision": f", revision={_python(tag)}" if repo_id else "",
         "local": facts["output_dir"],
         "trunk_on_hub": trunk_on_hub,
@@ -199,6 +202,8 @@ def _parent(facts: Mapping[str, Any], trunk_on_hub: bool) -> str:
         return _origin(facts)
     if facts["rewind"] == "none" and facts["trunk"]["parent_annealed"]:
         return f"none: it went on from the annealed model of {code(parent)}"
+    if trunk_on_hub and not facts["trunk"]["parent_published"]:
+        return f"{_trunk_name(parent, False)}, not in this repository"
     return str(_trunk_name(parent, trunk_on_hub))
 
 
@@ -209,9 +214,12 @@ def _trunk_name(directory: str | None, on_hub: bool) -> str | None:
 
 def _origin(facts: Mapping[str, Any]) -> str:
     model = facts["model"]
-    if model["base_model"]:
-        return code(model["base_model"])
-    return "none: trained from scratch" if model["from_scratch"] else "a local model"
+    return "none: trained from scratch" if model["from_scratch"] else _base(model)
+
+
+def _base(model: Mapping[str, Any]) -> str:
+    revision = f" at {code(model['base_revision'])}" if model["base_revision"] else ""
+    return f"{code(model['base_model'])}{revision}" if model["base_model"] else "a local model"
 
 
 def _stream_rows(facts: Mapping[str, Any]) -> list[list[str]]:

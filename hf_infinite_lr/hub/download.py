@@ -14,6 +14,7 @@ from huggingface_hub import hf_hub_download, snapshot_download
 
 from hf_infinite_lr.manifest import MANIFEST, STATE
 
+from .facts import trunk_step
 from .sending import short
 
 _REVISION = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w./-]+)")
@@ -76,8 +77,7 @@ def _directory(trunk: Path, checkpoint: str) -> str:
     file = trunk / STATE
     state = _read(file, checkpoint) if file.exists() else {}
     for task in state.get("tasks", ()):
-        branch = task["end_step"] if task["branch_step"] is None else task["branch_step"]
-        if branch == state["global_step"] and re.fullmatch(r"\d+-[a-z0-9-]+", task["directory"]):
+        if trunk_step(task) == state["global_step"] and re.fullmatch(r"\d+-[a-z0-9-]+", task["directory"]):
             return str(task["directory"])
     raise ValueError(
         f"resume_from_checkpoint={checkpoint!r} is no trunk of a task: continue from a tag task-...-trunk."

@@ -59,6 +59,9 @@ def release_facts(
     tasks = run.tasks
     place = max(n for n, task in enumerate(tasks) if run.state["global_step"] > task["start_step"])
     task, other = tasks[place], run.state.get("annealed_on")
+    if other:  # whose number of samples the record has in the place of the task's own
+        task = {**task, "num_samples": None}
+        tasks = [*tasks[:place], task, *tasks[place + 1 :]]
     trained = [_source(recipe, name) for name in [*(each["name"] for each in tasks[: place + 1]), other] if name]
     return {
         "schema_version": _SCHEMA_VERSION,
@@ -99,6 +102,7 @@ def model_facts(
     num_parameters: int,
     num_trained: int,
     base_model: str | None,
+    base_revision: str | None = None,
 ) -> dict[str, Any]:
     """What the saved model is.
 
@@ -109,10 +113,13 @@ def model_facts(
         num_parameters (`int`): All, frozen ones included.
         num_trained (`int`): Those that are not frozen.
         base_model (`str`, *optional*): What it was loaded from: a Hub id or a local path.
+        base_revision (`str`, *optional*): Of it on the Hub; an adapter names its own.
     """
     adapter = _read(folder / "adapter_config.json")
     config = _read((folder / BASE if adapter else folder) / "config.json") or {}
-    base = adapter.get("base_model_name_or_path") if adapter else base_model
+    base, revision = (base_model, base_revision)
+    if adapter:
+        base, revision = adapter.get("base_model_name_or_path"), adapter.get("revision")
     return {
         "class": model_class,
         "base_class": base_class,
@@ -122,6 +129,7 @@ def model_facts(
         "num_parameters": num_parameters,
         "num_trained": num_trained,
         "base_model": hub_id(base),
+        "base_revision": revision,
         "from_scratch": not base,
         "has_config": bool(config),
         "has_tokenizer": (folder / "tokenizer_config.json").exists(),
@@ -236,8 +244,15 @@ def _source(recipe: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
         return entries[name]
     if name == JOINT:
         return {"mixture": _parts((recipe or {}).get("tasks") or ())}
-    split = [whole for whole, entry in entries.items() if entry.get("split_into") and name.startswith(f"{whole}-")]
+    split = [whole for whole, entry in entries.items() if _is_part(name, whole, entry.get("split_into"))]
     return entries[max(split, key=len)] if split else {}
+
+
+def _is_part(name: str, whole: str, split_into: Mapping[str, Any] | None) -> bool:
+    """Whether a task has the name of a part of an entry: its domain, else its number."""
+    if not split_into or not name.startswith(f"{whole}-"):
+        return False
+    return split_into.get("kind") == "domain" or name.removeprefix(f"{whole}-").isdecimal()
 
 
 def _parts(entries: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -308,17 +323,22 @@ def _trunk(run: Run, place: int, checkpoint: Path | None) -> dict[str, Any] | No
     task = tasks[place]
     if not task.get("directory"):
         return None
-    branch = task.get("branch_step")
     return {
         "directory": task["directory"],
         "tag": tag_of("trunk", task["directory"]),
         **_other_than_trunk(checkpoint, run.path, task["directory"]),
         "unpickled": str((run.state.get("settings") or {}).get("engine")).startswith("deepspeed"),
-        "step": task["end_step"] if branch is None else branch,
-        "num_anneal_steps": 0 if branch is None else task["end_step"] - branch,
+        "step": trunk_step(task),
+        "num_anneal_steps": task["end_step"] - trunk_step(task),
         "parent": tasks[place - 1]["directory"] if place else None,
         "parent_annealed": place > 0 and tasks[place - 1].get("branch_step") is not None,
     }
+
+
+def trunk_step(task: Mapping[str, Any]) -> int:
+    """The global step at which a task's trunk is saved, from what `continual_state.json` says of the task."""
+    step: int = task["end_step"] if task.get("branch_step") is None else task["branch_step"]
+    return step
 
 
 def _other_than_trunk(checkpoint: Path | None, output_dir: Path, directory: str) -> dict[str, Any]:

@@ -7,14 +7,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import yaml
-from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
+from huggingface_hub import EvalResult, ModelCardData
 
 from hf_infinite_lr.stream.task import slug
 
 
 def card_metadata(facts: Mapping[str, Any], repo_id: str | None) -> ModelCardData:
     """The metadata of a release's card; evaluation results go into its `model-index`.
+
+    And not into `.eval_results/`, whose entries are scores of a benchmark's own tasks, for its leaderboard: a loss on
+    held-out data is none.
 
     Args:
         facts (`Mapping`): From [`~hf_infinite_lr.hub.facts.release_facts`].
@@ -82,32 +84,6 @@ def _dataset(row: Mapping[str, Any]) -> str:
 
 def _subset(row: Mapping[str, Any]) -> str | None:
     return row.get("subset") if row["dataset"] else None
-
-
-def evaluation_entries(facts: Mapping[str, Any]) -> bytes | None:
-    """`.eval_results/` of the Hub: the shown metric on each dataset of the Hub; None where there is none.
-
-    Args:
-        facts (`Mapping`): From [`~hf_infinite_lr.hub.facts.release_facts`].
-    """
-    entries = [
-        EvalResultEntry(
-            dataset_id=row["dataset"],
-            task_id=slug(row["column"]),
-            value=row["value"],
-            notes=_one_line(
-                f"{scores['metric']} on held-out data of {row['column']}, "
-                f"{'higher' if scores['higher_is_better'] else 'lower'} is better"
-            ),
-        )
-        for scores in scores_of(facts)
-        if scores["shown"]
-        for row in scores["last"]
-        if row is not None and row["dataset"] and row["value"] is not None and math.isfinite(row["value"])
-    ]
-    if not entries:
-        return None
-    return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True).encode()
 
 
 def _one_line(value: str) -> str:

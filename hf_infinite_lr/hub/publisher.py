@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,13 @@ from huggingface_hub.utils import _http, get_session
 
 from .card import WrittenCard, render_card
 from .contents import CARD, Contents, NotPublishableError, contents_of, refuse_secrets, secrets_of
-from .metadata import evaluation_entries
-from .queue import Publication
+from .queue import Publication, PublicationQueue
 
 logger = logging.getLogger(__name__)
 
 CARD_FACTS = "card.json"
 """What a release's card is filled from; it lies beside the weights."""
 
-_EVALUATION = ".eval_results/hf_infinite_lr.yaml"
 _STALE = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth")
 """Endings of weights and states that an earlier commit may have left where a loader would still find them."""
 
@@ -42,15 +41,25 @@ class Publisher:
 
     Args:
         output_dir (`Path`): Of the run.
-        fault_of (`Callable`): Why a directory is not what its manifest says; None when it is whole.
+        fault_of (`Callable`): Why a directory is not what its manifest says; None when it is whole. With
+            `trust_unchanged` it passes over the content of what nothing has written to since the manifest.
         token (`str`, *optional*): Left out, huggingface_hub's own.
+        hashed_before (`bool`, defaults to `False`): Whether this process has hashed all that it will send.
     """
 
-    def __init__(self, output_dir: Path, fault_of: Callable[[Path], str | None], *, token: str | None = None) -> None:
+    def __init__(
+        self,
+        output_dir: Path,
+        fault_of: Callable[..., str | None],
+        *,
+        token: str | None = None,
+        hashed_before: bool = False,
+    ) -> None:
         self.output_dir = output_dir
         self.token = token
         self._fault_of = fault_of
-        self._found_whole: dict[Path, dict[Path, tuple[int, int]]] = {}
+        self._hashed_before = hashed_before
+        self._hashed: set[Path] = set()
         self._api = HfApi(token=token, library_name=_LIBRARY)
 
     def send(self, publication: Publication) -> tuple[str, str]:
@@ -84,7 +93,10 @@ class Publisher:
             if publication.weights in description:
                 return repo_id, tagged
             if not description.startswith(publication.origin):
-                raise NotPublishableError(f"the tag {publication.tag} of {repo_id} belongs to something else")
+                raise NotPublishableError(
+                    f"{repo_id} has a tag of that name for something else: choose another hub_model_id, or delete "
+                    "the tag there"
+                )
         if is_release:
             card = card if repo_id == publication.repo_id else self.card(publication, repo_id)
             if _committed(publication, "files", history) is None:
@@ -129,16 +141,14 @@ class Publisher:
             return contents_of(folder, publication.kind, secrets=secrets_of(self.output_dir, self.token))
 
     def _fault_in(self, folder: Path) -> str | None:
-        """As the given one; hashing takes long, so a further attempt passes over what nothing has written to since."""
-        written = {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*")}
-        if self._found_whole.get(folder) == written:
-            return None
-        if (fault := self._fault_of(folder)) is None:
-            self._found_whole[folder] = written
+        """As the given one; hashing takes long, and the client will hash again, so it is done once."""
+        fault = self._fault_of(folder, trust_unchanged=self._hashed_before or folder in self._hashed)
+        if fault is None:
+            self._hashed.add(folder)
         return fault
 
     def card(self, publication: Publication, repo_id: str | None) -> Contents:
-        """What the second commit of a release holds: its card, and its scores in the Hub's own form.
+        """What the second commit of a release holds: its card.
 
         Args:
             publication ([`Publication`]): A release.
@@ -149,12 +159,27 @@ class Publisher:
                 metadata.
         """
         with _read_here(publication):
-            facts = read_facts(self.output_dir / publication.folder)
+            facts = self._with_known_trunks(read_facts(self.output_dir / publication.folder), publication, repo_id)
             contents: Contents = {CARD: render_card(facts, repo_id=repo_id).encode()}
-            if (entries := evaluation_entries(facts)) is not None:
-                contents[_EVALUATION] = entries
             refuse_secrets(contents, secrets_of(self.output_dir, self.token))
             return contents
+
+    def _with_known_trunks(
+        self, facts: dict[str, Any], publication: Publication, repo_id: str | None
+    ) -> dict[str, Any]:
+        """The facts with what the queue knows of trunks: the run may have been told another repository since."""
+        if not facts["trunk"]:
+            return facts
+        queue = PublicationQueue(self.output_dir)
+
+        def is_there(name: str | None) -> bool:
+            places = {publication.repo_id, *([repo_id] if repo_id else [])}
+            return bool(name) and queue.goes_to(replace(publication, kind="trunk", name=name), places)
+
+        trunk = {**facts["trunk"], "parent_published": is_there(facts["trunk"]["parent"])}
+        published = is_there(trunk["directory"]) and not trunk.get("checkpoint")
+        own = {"repo_id": repo_id, "trunks": True} if published else {}
+        return {**facts, "trunk": trunk, "hub": {**facts["hub"], **own}}
 
     def _make_branch(self, publication: Publication, repo_id: str, refs: GitRefs) -> None:
         """Makes the publication's branch where it is missing."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from glob import escape
 from pathlib import Path
@@ -149,6 +149,17 @@ class PublicationQueue:
         """The full name of the repository that has got exactly this; None where it has not gone."""
         found = [sent.repo_id for sent in self.sent(publication) if sent.publication == publication]
         return found[-1] if found else None
+
+    def goes_to(self, of: Publication, repo_ids: Collection[str]) -> bool:
+        """Whether a directory, with whichever weights, waits for a repository or has gone there.
+
+        Args:
+            of ([`Publication`]): Of the directory.
+            repo_ids (`Collection[str]`): Names of the repository.
+        """
+        waiting = {each.repo_id for _, each in self._files(of) if each.folder == of.folder}
+        gone = {sent.repo_id for sent in self.sent(of) if sent.publication.folder == of.folder}
+        return not (waiting | gone).isdisjoint(repo_ids)
 
     def waiting(self) -> list[Publication]:
         """What is still to be sent, oldest first."""

@@ -160,7 +160,8 @@ def _seconds_until_retry(error: Exception, wait: float) -> float:
         return wait
     status = error.response.status_code
     if status in _REFUSALS:
-        raise Stopped(short(error)) from error
+        login = " (log in with hf auth login, or set HF_TOKEN)" if status == 401 else ""
+        raise Stopped(f"{short(error)}{login}") from error
     if status < 500 and status not in _PASSING:
         raise NotPublishableError(short(error)) from error
     return max(wait, _named_wait(error, status))
@@ -174,15 +175,16 @@ def _named_wait(error: HfHubHTTPError, status: int) -> float:
     named = error.response.headers.get("retry-after", "")
     if status == 429 and not named and "/commit/" in error.response.request.url.path:
         return _COMMIT_LIMIT_SECONDS
-    return _retry_after(named)
+    return _retry_after(named, error.response.headers.get("date"))
 
 
-def _retry_after(named: str) -> float:
-    """Seconds that a server names, or the seconds until the date that it names (RFC 9110, 10.2.3)."""
-    if named.isdigit():
+def _retry_after(named: str, date: str | None) -> float:
+    """Seconds that a server names, or those from its own date to the one that it names (RFC 9110, 10.2.3)."""
+    if named.isdecimal():
         return float(named)
     try:
-        return (parsedate_to_datetime(named) - datetime.now(UTC)).total_seconds()
+        now = datetime.now(UTC) if date is None else parsedate_to_datetime(date)
+        return (parsedate_to_datetime(named) - now).total_seconds()
     except (TypeError, ValueError):  # none, or one without a zone
         return 0.0
 
@@ -204,7 +206,8 @@ def _in_one_line(words: str) -> str:
 def left_sentence(left: list[Left], output_dir: Path) -> str:
     """What is still in the queue, why, and the command that sends it."""
     refused, passing = [each for each in left if each.refused], [each for each in left if not each.refused]
-    words = [f"Cannot be published as it is: {_listed(refused)}."] if refused else []
+    given_up = f"or given up by deleting its file in {output_dir / FOLDER / 'waiting'}"
+    words = [f"Cannot be published until it is mended, {given_up}: {_listed(refused)}."] if refused else []
     words += [f"Not on the Hub yet: {_listed(passing)}."] if passing else []
     what = "send them" if passing else "mend that, and send it"
     return f"{' '.join(words)} Nothing is lost; {what} with: hf-infinite-lr push {shlex.quote(str(output_dir))}"

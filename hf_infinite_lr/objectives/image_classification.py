@@ -133,7 +133,8 @@ class ImageClassification(ImageObjective):
         if self.adapter.lora is None:
             return model
         saved = dict.fromkeys(["classifier", *(self.adapter.lora.get("modules_to_save") or ())])
-        adapted = with_adapter(model, {**self.adapter.lora, "modules_to_save": list(saved)}, task_type=None)
+        lora, revision = {**self.adapter.lora, "modules_to_save": list(saved)}, self.source.model_revision
+        adapted = with_adapter(model, lora, revision=revision, task_type=None)
         self._fresh = FreshAdapter(adapted) if self.adapter.adapter_per_task else None
         return adapted
 

@@ -161,7 +161,7 @@ class LanguageModelling(Objective):
         model = build_model(self.source, self.tokenizer, block_size=self.packing.block_size)
         if self.adapter.lora is None:
             return model
-        adapted = with_adapter(model, self.adapter.lora)
+        adapted = with_adapter(model, self.adapter.lora, revision=self.source.model_revision)
         self._fresh = FreshAdapter(adapted) if self.adapter.adapter_per_task else None
         return adapted
 

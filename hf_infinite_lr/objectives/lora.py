@@ -81,12 +81,19 @@ class AdapterArguments:
                 )
 
 
-def with_adapter(model: PreTrainedModel, lora: Mapping[str, Any], *, task_type: str | None = "CAUSAL_LM") -> PeftModel:
+def with_adapter(
+    model: PreTrainedModel,
+    lora: Mapping[str, Any],
+    *,
+    revision: str | None = None,
+    task_type: str | None = "CAUSAL_LM",
+) -> PeftModel:
     """Freezes a model and gives it a new adapter, drawn from torch's global generator.
 
     Args:
         model (`PreTrainedModel`): Changed in place, as PEFT does.
         lora (`Mapping[str, Any]`): Fields of `peft.LoraConfig`.
+        revision (`str`, *optional*): Of the model on the Hub, which PEFT loads again under the saved adapter.
         task_type (`str`, *optional*, defaults to `"CAUSAL_LM"`): PEFT's name of what the model does, where it has one.
 
     Raises:
@@ -99,7 +106,7 @@ def with_adapter(model: PreTrainedModel, lora: Mapping[str, Any], *, task_type: 
         if name.rpartition(".")[2] not in known:
             raise ValueError(f"lora.modules_to_save names {name!r}, which is not in the model{nearest(name, known)}.")
     try:
-        return get_peft_model(model, LoraConfig(**lora, task_type=task_type))
+        return get_peft_model(model, LoraConfig(**lora, revision=revision, task_type=task_type))
     except (TypeError, ValueError) as error:
         raise ValueError(f"lora={dict(lora)!r}: {' '.join(str(error).split())}") from error
 

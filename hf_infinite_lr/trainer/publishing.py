@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +65,8 @@ class Publishing(Host):
     plan: StreamPlan
     args: Any
     _unwrapped: Any
+    other_data: Mapping[str, Any] | None = None
+    """The entry, as under `tasks` of a recipe, of data for an annealing that the run's own recipe does not name."""
     _annealing: bool = False
     _resumed_from: Path | None = None
     _sender: BackgroundSender | None = None
@@ -212,9 +213,10 @@ class Publishing(Host):
 
     def _send(self) -> None:
         if self._sender is None:
-            # This run has hashed what it publishes when it wrote the manifest, and the client will hash it again.
-            fault_of = partial(checkpoints.fault_of, trust_unchanged=True)
-            publisher = Publisher(self._output_dir, fault_of, token=self.args.hub_token)
+            # A run hashes what it publishes when it writes the manifest.
+            publisher = Publisher(
+                self._output_dir, checkpoints.fault_of, token=self.args.hub_token, hashed_before=True
+            )
             self._sender = BackgroundSender(self._queue, publisher)
         self._sender.notify()
 
@@ -226,13 +228,14 @@ class Publishing(Host):
         matrices = sorted(self.record.matrices.values(), key=lambda each: (each.metric != PRIMARY_METRIC, each.metric))
         run = Run(self._output_dir, state, known_matrices(matrices), self.state.log_history)
         write_report_of(run, folder / REPORT_FOLDER)
+        recipe = self._leave_recipe(folder)
         facts = release_facts(
             run,
             folder.name,
-            model=self._model_facts(folder),
+            model=self._model_facts(folder, (recipe or {}).get("model_revision")),
             settings={**changed_settings(self.args), **self._adapter_settings()},
             compute={"device": _device_name(self.args.device), "num_processes": self.args.world_size},
-            recipe=self._leave_recipe(folder),
+            recipe=self._with_other_data(recipe),
             hub={
                 "repo_id": self._repo_id if self.args.push_to_hub else self.args.hub_model_id,
                 "trunks": self._publishes_trunks,
@@ -249,7 +252,7 @@ class Publishing(Host):
         else:
             (folder / CARD).write_bytes(card)
 
-    def _model_facts(self, folder: Path) -> dict[str, Any]:
+    def _model_facts(self, folder: Path, base_revision: str | None) -> dict[str, Any]:
         model = self._unwrapped()
         base_model = model.config.name_or_path if isinstance(model, PreTrainedModel) else None
         return model_facts(
@@ -259,6 +262,7 @@ class Publishing(Host):
             num_parameters=get_model_param_count(model),
             num_trained=get_model_param_count(model, trainable_only=True),
             base_model=base_model,
+            base_revision=base_revision,
         )
 
     def _adapter_settings(self) -> dict[str, Any]:
@@ -280,6 +284,11 @@ class Publishing(Host):
         text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
         (folder / RECIPE).write_text(text, encoding="utf-8")
         return recipe
+
+    def _with_other_data(self, recipe: dict[str, Any] | None) -> dict[str, Any] | None:
+        if recipe is None or self.other_data is None:
+            return recipe
+        return {**recipe, "tasks": [*recipe["tasks"], without_paths(dict(self.other_data))]}
 
     # ---- From the Hub ------------------------------------------------------------------------------------------
 
