@@ -1,6 +1,7 @@
 """Zero-shot benchmarks of the harness on local files: as by hand, in the record, without a trace in training."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -126,6 +127,9 @@ def test_releases_are_scored_without_a_trace_in_training(benchmark, tiny, tmp_pa
     report = write_report(tmp_path / "killed").read_text()
     assert "| benchmark | metric | before training | release of docs | release of cpp |" in report
     assert "| next_line | acc |" in report
+    card = (tmp_path / "killed" / "releases" / "02-cpp" / "README.md").read_text()
+    (row,) = re.findall(r"\| next\\_line \| `acc` \| (\S+) \| \S+ \| lm-evaluation-harness [\d.]+, zero-shot \|", card)
+    assert float(row) == pytest.approx(scored.record.benchmarks[-1]["scores"]["next_line"]["acc"], abs=5e-4)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
+import yaml
 from huggingface_hub import ModelCard
 from loopback_hub import card_faults
 
@@ -15,6 +16,7 @@ from hf_infinite_lr.hub import render_card
 from hf_infinite_lr.hub.card import code, text
 from hf_infinite_lr.hub.contents import NotPublishableError, contents_of, secrets_of, without_paths
 from hf_infinite_lr.hub.facts import LARGEST_TABLE, changed_settings, hub_id, model_facts, release_facts
+from hf_infinite_lr.hub.metadata import evaluation_entries
 from hf_infinite_lr.hub.templates import template_folder
 from hf_infinite_lr.metrics import TaskMatrix
 from hf_infinite_lr.report.run import Run
@@ -91,6 +93,7 @@ def facts_of(run, recipe=None, **changes):
         "recipe": recipe,
         "hub": {"repo_id": "user/model", "trunks": True, "license": None},
         "pictures": ["learning_rate.png"],
+        "benchmark_sources": {},
     }
     return json.loads(json.dumps(release_facts(run, run.state["tasks"][-1]["directory"], **{**given, **changes})))
 
@@ -147,6 +150,51 @@ def test_a_card_says_where_it_comes_from_and_how_to_go_on(tmp_path):
     ):
         assert words in card
     assert "/x/y" not in card
+
+
+def test_benchmarks_are_on_the_card_in_its_metadata_and_in_the_hubs_own_form(tmp_path):
+    run = run_of(["web", "code"], tmp_path)
+    by, names = "lm-evaluation-harness 0.4, zero-shot", ("arc_easy", "arc_challenge", "gsm8k", "mine", "mmlu")
+    scores = {name: {"acc": 0.25, "acc_stderr": 0.02, "acc_norm": 0.5} for name in names}
+    scores["gsm8k"] = {"exact_match,strict-match": 0.125, "exact_match_stderr,strict-match": float("nan")}
+    rows = [{"task": None, "scores": scores}, {"task": "web", "scores": {}}, {"task": "code", "scores": scores}]
+    sources = {
+        "arc_easy": {"dataset": "allenai/ai2_arc", "subset": "ARC-Easy"},
+        "arc_challenge": {"dataset": "allenai/ai2_arc", "subset": "ARC-Challenge"},
+        "gsm8k": {"dataset": "openai/gsm8k", "subset": "main"},
+        "mine": {"dataset": "json", "subset": None},
+        "mmlu": {},
+    }
+    benchmark_sources = {name: {"scored_by": by, **source} for name, source in sources.items()}
+    facts = facts_of(replace(run, state={**run.state, "benchmarks": rows}), benchmark_sources=benchmark_sources)
+    card = render_card(facts)
+    assert_valid(card)
+    assert f"| arc\\_easy | `acc` | 0.250 | 0.020 | {by} |" in card
+    assert f"| gsm8k | `exact_match,strict-match` | 0.125 | nan | {by} |" in card
+    assert "and of the listed benchmarks alone" in card
+    results = [each for each in ModelCard(card).data.eval_results if each.dataset_name in names]
+    assert [(each.dataset_type, each.dataset_config, each.metric_type, each.metric_value) for each in results] == [
+        ("allenai/ai2_arc", "ARC-Easy", "acc", 0.25),
+        ("allenai/ai2_arc", "ARC-Easy", "acc_norm", 0.5),
+        ("allenai/ai2_arc", "ARC-Challenge", "acc", 0.25),
+        ("allenai/ai2_arc", "ARC-Challenge", "acc_norm", 0.5),
+        ("openai/gsm8k", "main", "exact_match_strict_match", 0.125),
+        ("local", "mine", "acc", 0.25),
+        ("local", "mine", "acc_norm", 0.5),
+        ("local", "mmlu", "acc", 0.25),
+        ("local", "mmlu", "acc_norm", 0.5),
+    ]
+    assert yaml.safe_load(evaluation_entries(facts)) == [
+        {"dataset": {"id": dataset, "task_id": name}, "value": value, "notes": f"{metric}, {by}"}
+        for dataset, name, metric, value in (
+            ("allenai/ai2_arc", "arc_easy", "acc", 0.25),
+            ("allenai/ai2_arc", "arc_challenge", "acc", 0.25),
+            ("openai/gsm8k", "gsm8k", "exact_match,strict-match", 0.125),
+        )
+    ]
+    before = facts_of(run)
+    assert evaluation_entries(before) is None
+    assert "enchmarks" not in render_card(before)
 
 
 def test_parts_of_one_dataset_are_told_apart_and_mixtures_taken_apart(tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 from hf_infinite_lr.announcement import show_on_console
 from hf_infinite_lr.files import write_text
 from hf_infinite_lr.hub import (
+    CARD,
     NotPublishableError,
     Publication,
     PublicationQueue,
@@ -115,10 +116,11 @@ def _describe(publisher: Publisher, waiting: Sequence[Publication]) -> int:
         for name, source in {**files, **card}.items():
             size = len(source) if isinstance(source, bytes) else source.stat().st_size
             print(f"  {size:>12,}  {name}")
-        for source in card.values():
-            assert isinstance(source, bytes)
+        if CARD in card:
+            content = card[CARD]
+            assert isinstance(content, bytes)
             target = publisher.output_dir / "hub" / "preview" / publication.repo_id / f"{publication.name}.md"
-            write_text(target, source.decode())
+            write_text(target, content.decode())
             print(f"  card: {target}")
     return LEFT
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
@@ -58,6 +59,14 @@ class ZeroShot:
         self._loaded = _load(self.names, arguments.zero_shot_include_path)
         for task in self._loaded["tasks"].values():
             task.set_config(key="num_fewshot", value=0)
+
+    @property
+    def sources(self) -> dict[str, dict[str, str | None]]:
+        """Of each benchmark: `scored_by`, and of one that is a single task `dataset` (a name or path) and `subset`."""
+        by = f"lm-evaluation-harness {version('lm_eval')}, zero-shot"
+        configs = {name: task.config for name, task in self._loaded["tasks"].items() if name in self.names}
+        data = {name: {"dataset": each.dataset_path, "subset": each.dataset_name} for name, each in configs.items()}
+        return {name: {"scored_by": by, **data.get(name, {})} for name in self.names}
 
     def __call__(self, model: Any) -> dict[str, dict[str, float]]:
         """Scores a model.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -76,7 +76,7 @@ def _complete(facts: Mapping[str, Any]) -> dict[str, Any]:
     """The facts with what those of earlier releases do not say."""
     model = {"base_class": facts["model"]["class"], "base_revision": None, **facts["model"]}
     trunk = facts["trunk"] and {**_OF_A_TRUNK, **facts["trunk"]}
-    return {"rewind": "full", "methods": {}, "merge": None, **facts, "model": model, "trunk": trunk}
+    return {"rewind": "full", "methods": {}, "merge": None, "benchmarks": [], **facts, "model": model, "trunk": trunk}
 
 
 @cache
@@ -150,6 +150,7 @@ def _words(facts: Mapping[str, Any], repo_id: str | None) -> dict[str, Any]:
         "shown": [scores for scores in told if scores["shown"]],
         "score_tables": {scores["metric"]: markdown(_score_rows(scores)) for scores in told},
         "number_table": markdown(_number_rows(told)) if told else "",
+        "benchmark_table": markdown(_benchmark_rows(facts["benchmarks"])),
         "settings_table": markdown(_pairs({**facts["settings"], **_schedule_settings(facts["schedule"])})),
         "versions_line": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
         "train_seconds": seconds(facts["compute"].get("train_seconds")),
@@ -267,6 +268,14 @@ def _number_rows(all_scores: list[Mapping[str, Any]]) -> list[list[str]]:
     for key, first in all_scores[0]["numbers"].items():
         values = [number(scores["numbers"][key]["value"]) for scores in all_scores]
         rows.append([code(key), *values, first["convention"]])
+    return rows
+
+
+def _benchmark_rows(benchmarks: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    rows = [["benchmark", "metric", "this release", "standard error", "scored by"]]
+    for row in benchmarks:
+        values = [number(row[key]) for key in ("value", "standard_error")]
+        rows.append([text(row["benchmark"]), code(row["metric"]), *values, text(row["scored_by"] or NOTHING)])
     return rows
 
 

@@ -41,6 +41,7 @@ def release_facts(
     recipe: Mapping[str, Any] | None,
     hub: Mapping[str, Any],
     pictures: Sequence[str],
+    benchmark_sources: Mapping[str, Mapping[str, str | None]],
     checkpoint: Path | None = None,
 ) -> dict[str, Any]:
     """Everything that the card of a release says, as JSON.
@@ -54,6 +55,7 @@ def release_facts(
         recipe (`Mapping`, *optional*): The recipe, of a run that has one.
         hub (`Mapping`): `repo_id` (None where it is not known), `trunks` (whether they are published), `license`.
         pictures (`Sequence[str]`): Names of the pictures in the release's `report/`.
+        benchmark_sources (`Mapping`): Of each benchmark `scored_by`, `dataset` and `subset`, where they are known.
         checkpoint (`Path`, *optional*): Of an annealing after the fact: where it began.
     """
     tasks = run.tasks
@@ -80,6 +82,7 @@ def release_facts(
         "trunk": _trunk(run, place, checkpoint),
         **_ways(run, place),
         "scores": [_scores(run, matrix, recipe) for matrix in run.matrices],
+        "benchmarks": _benchmarks(run, task["name"], benchmark_sources),
         "settings": {**settings, **_run_settings(run)},
         "versions": dict(run.state.get("versions") or {}),
         "compute": {**(run.state.get("compute") or {}), **compute},
@@ -352,6 +355,23 @@ def _other_than_trunk(checkpoint: Path | None, output_dir: Path, directory: str)
     if path.is_relative_to(root):
         return {"checkpoint": f"{_as_given(output_dir)}/{path.relative_to(root)}", "outside": False}
     return {"checkpoint": path.name, "outside": True}
+
+
+def _benchmarks(run: Run, task: str, sources: Mapping[str, Mapping[str, str | None]]) -> list[dict[str, Any]]:
+    """What the benchmarks say of the newest release of a task, with the standard error where there is one."""
+    rows = [row["scores"] for row in run.state.get("benchmarks") or () if row["task"] == task]
+    found = []
+    for name, scores in (rows[-1] if rows else {}).items():
+        source = sources.get(name, {})
+        dataset = source.get("dataset")
+        data = {"dataset": hub_id(dataset) if dataset and "/" in dataset else None, "subset": source.get("subset")}
+        for metric, value in scores.items():
+            kind, comma, kept = metric.partition(",")  # behind a comma is how the harness reads an answer
+            if not kind.endswith("_stderr"):
+                error = scores.get(f"{kind}_stderr{comma}{kept}")
+                of = {"benchmark": name, "metric": metric, "value": value, "standard_error": error}
+                found.append({**of, **data, "scored_by": source.get("scored_by")})
+    return found
 
 
 def _scores(run: Run, matrix: TaskMatrix, recipe: Mapping[str, Any] | None) -> dict[str, Any]:

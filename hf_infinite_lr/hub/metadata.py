@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCardData
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 
 from hf_infinite_lr.stream.task import slug
 
 
 def card_metadata(facts: Mapping[str, Any], repo_id: str | None) -> ModelCardData:
-    """The metadata of a release's card; evaluation results go into its `model-index`.
-
-    And not into `.eval_results/`, whose entries are scores of a benchmark's own tasks, for its leaderboard: a loss on
-    held-out data is none.
+    """The metadata of a release's card; all evaluation results go into its `model-index`.
 
     Args:
         facts (`Mapping`): From [`~hf_infinite_lr.hub.facts.release_facts`].
@@ -24,7 +22,8 @@ def card_metadata(facts: Mapping[str, Any], repo_id: str | None) -> ModelCardDat
     """
     model = facts["model"]
     pipeline = _pipeline(model)
-    results = list(_results(facts, pipeline or "other"))
+    task_type = pipeline or "other"
+    results = [*_results(facts, task_type), *_benchmark_results(facts, task_type)]
     return ModelCardData(
         license=facts["hub"]["license"],
         library_name="peft" if model["kind"] == "adapter" else "transformers",
@@ -71,6 +70,52 @@ def _results(facts: Mapping[str, Any], task_type: str) -> Iterator[EvalResult]:
                 metric_name=_one_line(f"{scores['metric']}{f' ({unit})' if (unit := scores['unit']) else ''}"),
                 metric_value=row["value"],
             )
+
+
+def _benchmark_results(facts: Mapping[str, Any], task_type: str) -> Iterator[EvalResult]:
+    names = {row["benchmark"]: (row["dataset"], row["subset"]) for row in facts["benchmarks"]}
+    shared = Counter(names.values())
+    for row in _finite(facts["benchmarks"]):
+        name = _one_line(row["benchmark"])
+        is_alone = row["dataset"] and shared[names[row["benchmark"]]] == 1
+        yield EvalResult(
+            task_type=task_type,
+            dataset_type=_dataset(row),
+            dataset_name=name,
+            dataset_config=_subset(row) if is_alone else name,
+            metric_type=slug(row["metric"]).replace("-", "_"),
+            metric_name=_one_line(row["metric"]),
+            metric_value=row["value"],
+        )
+
+
+def evaluation_entries(facts: Mapping[str, Any]) -> bytes | None:
+    """`.eval_results/` of the Hub, which it reads for the leaderboards of benchmarks; None where there is nothing.
+
+    The first metric of each benchmark over a dataset of the Hub, under the name that its harness gives it. A loss on
+    held-out data is no score of a benchmark, whatever its dataset: that stays in `model-index`.
+
+    Args:
+        facts (`Mapping`): From [`~hf_infinite_lr.hub.facts.release_facts`].
+    """
+    first: dict[str, EvalResultEntry] = {}
+    for row in _finite(facts.get("benchmarks") or ()):
+        if row["dataset"]:
+            notes = ", ".join(_one_line(words) for words in (row["metric"], row["scored_by"]) if words)
+            first.setdefault(
+                row["benchmark"],
+                EvalResultEntry(
+                    dataset_id=row["dataset"], task_id=_one_line(row["benchmark"]), value=row["value"], notes=notes
+                ),
+            )
+    if not first:
+        return None
+    entries = eval_result_entries_to_yaml(list(first.values()))
+    return yaml.safe_dump(entries, sort_keys=False, allow_unicode=True).encode()
+
+
+def _finite(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    return (row for row in rows if math.isfinite(row["value"]))
 
 
 def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -17,6 +17,7 @@ from huggingface_hub.utils import _http, get_session
 
 from .card import WrittenCard, render_card
 from .contents import CARD, Contents, NotPublishableError, contents_of, refuse_secrets, secrets_of
+from .metadata import evaluation_entries
 from .queue import Publication, PublicationQueue
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 CARD_FACTS = "card.json"
 """What a release's card is filled from; it lies beside the weights."""
 
+_EVALUATION = ".eval_results/hf_infinite_lr.yaml"
 _STALE = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth")
 """Endings of weights and states that an earlier commit may have left where a loader would still find them."""
 
@@ -148,7 +150,7 @@ class Publisher:
         return fault
 
     def card(self, publication: Publication, repo_id: str | None) -> Contents:
-        """What the second commit of a release holds: its card.
+        """What the second commit of a release holds: its card, and scores of benchmarks in the Hub's own form.
 
         Args:
             publication ([`Publication`]): A release.
@@ -161,6 +163,8 @@ class Publisher:
         with _read_here(publication):
             facts = self._with_known_trunks(read_facts(self.output_dir / publication.folder), publication, repo_id)
             contents: Contents = {CARD: render_card(facts, repo_id=repo_id).encode()}
+            if (entries := evaluation_entries(facts)) is not None:
+                contents[_EVALUATION] = entries
             refuse_secrets(contents, secrets_of(self.output_dir, self.token))
             return contents
 
@@ -174,7 +178,7 @@ class Publisher:
 
         def is_there(name: str | None) -> bool:
             places = {publication.repo_id, *([repo_id] if repo_id else [])}
-            return bool(name) and queue.goes_to(replace(publication, kind="trunk", name=name), places)
+            return name is not None and queue.goes_to(replace(publication, kind="trunk", name=name), places)
 
         trunk = {**facts["trunk"], "parent_published": is_there(facts["trunk"]["parent"])}
         published = is_there(trunk["directory"]) and not trunk.get("checkpoint")

@@ -182,6 +182,11 @@ class LanguageModelling(Objective):
         """For benchmarks too."""
         return super().finishes_releases or bool(self.benchmarks.zero_shot_tasks)
 
+    @property
+    def benchmark_sources(self) -> Mapping[str, Mapping[str, str | None]]:
+        """Of the harness's tasks and groups."""
+        return self._zero_shot.sources if self._zero_shot else {}
+
     def _finish_release(self, model: Any, directory: Path | None) -> dict[str, dict[str, float]]:
         if directory is not None and self.adapter.merge_releases:
             save_merged(model, directory / MERGED)

@@ -156,6 +156,11 @@ class Objective(ABC):
     def trainer_options(self) -> dict[str, Any]:
         """Further arguments of the trainer, such as its collator."""
 
+    @property
+    def benchmark_sources(self) -> Mapping[str, Mapping[str, str | None]]:
+        """By whom and on what each benchmark of `finish_release` is scored, once `trainer_options` has been asked."""
+        return {}
+
     @classmethod
     @abstractmethod
     def stand_in(cls, entry: Mapping[str, Any], columns: Mapping[str, Sequence[Any]], folder: Path) -> dict[str, Any]:

@@ -226,6 +226,7 @@ class Recipe:
         )
         trainer.references = self.objective.references()
         trainer.units = dict(self.objective.units)
+        trainer.benchmark_sources = self.objective.benchmark_sources
         trainer.tokens_per_sample = self.objective.tokens_per_sample
         return trainer
 

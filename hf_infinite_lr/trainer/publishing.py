@@ -6,6 +6,7 @@ import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -67,6 +68,8 @@ class Publishing(Host):
     _unwrapped: Any
     other_data: Mapping[str, Any] | None = None
     """The entry, as under `tasks` of a recipe, of data for an annealing that the run's own recipe does not name."""
+    benchmark_sources: Mapping[str, Mapping[str, str | None]] = MappingProxyType({})
+    """Of a benchmark of `finish_release`, for the card: `scored_by`, `dataset` (a name or path) and `subset`."""
     _annealing: bool = False
     _resumed_from: Path | None = None
     _sender: BackgroundSender | None = None
@@ -242,6 +245,7 @@ class Publishing(Host):
                 "license": self.args.hub_license,
             },
             pictures=sorted(path.name for path in (folder / REPORT_FOLDER).glob("*.png")),
+            benchmark_sources=self.benchmark_sources,
             checkpoint=self._resumed_from if self._annealing else None,
         )
         write_json(folder / CARD_FACTS, facts)
