@@ -81,7 +81,7 @@ class ClassIncremental(Host):
     def _give_loss(self) -> None:
         """Gives the model its loss, also one that `model_init` has made since."""
         if self.task_classes is not None:
-            model: Any = base_of(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
+            model: Any = base_of(self._unwrapped())
             model.loss_function = self._class_loss
 
     def learned_tasks(self, step: int) -> list[str]:

@@ -65,7 +65,6 @@ class Publishing(Host):
     record: RunRecord
     plan: StreamPlan
     args: Any
-    _unwrapped: Any
     _annealing: bool = False
     _resumed_from: Path | None = None
     _sender: BackgroundSender | None = None
