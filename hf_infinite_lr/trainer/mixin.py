@@ -328,8 +328,9 @@ class ContinualMixin(
         if not ended:  # a kill after the last save has left the end undone
             self._write_end()
         last = self._output_dir / "releases" / self.plan.tasks[-1].directory
-        self._load_released(last if last.exists() else checkpoint)
-        self._newest_release = last.name if last.exists() else None
+        released = global_step == self.plan.num_steps and last.exists()
+        self._load_released(last if released else checkpoint)
+        self._newest_release = last.name if released else None
         self._finish_current_push()
         return TrainOutput(global_step, 0.0, {})
 
