@@ -186,7 +186,8 @@ class ForgettingMethods(ClassIncremental):
         inputs = self._prepare_inputs(inputs)
         for method in self._methods:
             logits = method.predict(self._unwrapped(), inputs, logits)
-        loss = cross_entropy(logits, labels)
+        if labels is not None:
+            loss = cross_entropy(logits, labels)
         return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
 
     def _add_pulls(self) -> None:
