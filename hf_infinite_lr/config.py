@@ -9,7 +9,14 @@ from typing import Any
 
 from transformers import SchedulerType, TrainingArguments
 
-from hf_infinite_lr.arguments import ANNEAL_BUDGETS, OWN_SCHEDULES, RELEASES, check_choice, check_task_steps
+from hf_infinite_lr.arguments import (
+    ANNEAL_BUDGETS,
+    OWN_SCHEDULES,
+    RELEASES,
+    check_choice,
+    check_rate,
+    check_task_steps,
+)
 from hf_infinite_lr.merging import MergeSettings
 from hf_infinite_lr.methods.chosen import RUN_MODES, read_methods
 from hf_infinite_lr.methods.gdumb import FromScratch
@@ -148,9 +155,8 @@ class ContinualArguments:
         if not 0 <= self.replay_fraction < 1:
             raise ValueError(f"replay_fraction={self.replay_fraction!r} must be at least 0 and below 1.")
         _check_buffer_size(self.replay_buffer_size)
-        rate = self.embedding_learning_rate
-        if rate is not None and not rate > 0:
-            raise ValueError(f"embedding_learning_rate={rate!r} must be above 0.")
+        if self.embedding_learning_rate is not None:
+            self.embedding_learning_rate = check_rate("embedding_learning_rate", self.embedding_learning_rate)
         if self.anneal_budget == "extra" and self.rewind == "none":
             raise ValueError(
                 "anneal_budget='extra' with rewind='none' has no trunk that could train on the branch's batches: "
