@@ -118,13 +118,13 @@ def plain_value(value: Any) -> Any:
     return value
 
 
-def check_learning_rate(learning_rate: object) -> float:
-    """Return the peak as a float.
+def check_rate(field: str, rate: object) -> float:
+    """Return a peak, such as `learning_rate`, as a float.
 
     Raises:
         `ValueError`: when it is not a finite number above zero.
     """
-    return _positive("learning_rate", plain_value(learning_rate))
+    return _positive(field, plain_value(rate))
 
 
 def curve_arguments(kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -275,7 +275,7 @@ def resume_arguments(
     ([9], 0.2)
     """
     return {
-        "learning_rate": check_learning_rate(learning_rate),
+        "learning_rate": check_rate("learning_rate", learning_rate),
         "warmup_steps": plain_value(warmup_steps),
         "task_steps": check_task_steps(task_steps),
         "anneal_budget": anneal_budget,

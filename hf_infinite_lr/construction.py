@@ -10,7 +10,7 @@ from hf_infinite_lr.arguments import (
     OWN_SCHEDULES,
     RELEASES,
     check_choice,
-    check_learning_rate,
+    check_rate,
     check_task_steps,
     complete_arguments,
     plain_value,
@@ -79,7 +79,7 @@ def schedule_from_arguments(
     check_choice("lr_scheduler_type", name, OWN_SCHEDULES)
     check_choice("anneal_budget", anneal_budget, ANNEAL_BUDGETS)
     check_choice("release", release, RELEASES)
-    peak = check_learning_rate(learning_rate)
+    peak = check_rate("learning_rate", learning_rate)
     lengths = check_task_steps(task_steps)
     arguments = complete_arguments(name, kwargs)
     warmup = plain_value(warmup_steps)

@@ -7,7 +7,7 @@ from typing import Any
 from hf_infinite_lr.arguments import (
     LENGTH_KEYS,
     check_keys,
-    check_learning_rate,
+    check_rate,
     check_task_steps,
     complete_arguments,
     plain_value,
@@ -90,7 +90,7 @@ def plain_schedule(
         `ValueError`: one sentence naming field, value and rule.
     """
     check_keys(name, kwargs)
-    peak = check_learning_rate(learning_rate)
+    peak = check_rate("learning_rate", learning_rate)
     lengths = plain_task_steps(kwargs, num_training_steps)
     shape = {key: value for key, value in kwargs.items() if key not in (*LENGTH_KEYS[name], "on_resume")}
     arguments = {"learning_rate": peak, "warmup_steps": plain_value(num_warmup_steps)}

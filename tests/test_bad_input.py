@@ -90,6 +90,8 @@ def test_schedule_arguments(tiny, tmp_path, kwargs, message):
         ({"replay_fraction": 1.0}, r"replay_fraction=1\.0 must be at least 0 and below 1"),
         ({"replay_fraction": -0.1}, r"replay_fraction=-0\.1 must be"),
         ({"replay_fraction": float("nan")}, r"replay_fraction=nan must be"),
+        ({"embedding_learning_rate": float("inf")}, r"embedding_learning_rate=inf must be a finite number"),
+        ({"embedding_learning_rate": "1e-4"}, r"embedding_learning_rate='1e-4' must be a finite number"),
         ({"save_only_model": True}, r"save_only_model=True cannot be used"),
         ({"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 4}, r"load_best_model_at_end=True"),
         ({"save_strategy": "best", "metric_for_best_model": "a_loss"}, r"save_strategy='best' cannot be used"),

@@ -170,6 +170,18 @@ def test_old_rows_of_the_head_move_with_replay_only(tmp_path, settings, moves):
     assert torch.equal(old[4:], new[4:])
 
 
+@pytest.mark.parametrize("methods", [{}, {"mas": {}}, {"nearest_class_mean": {}}], ids=str)
+def test_images_without_labels_are_predicted_among_the_classes_seen(tmp_path, methods):
+    made = trainer(tmp_path, methods=methods, max_steps=8)
+    unlabelled = [{"pixel_values": image["pixel_values"]} for image in images("a", 3, seed=1)]
+    untrained = made.predict(unlabelled)
+    assert np.isfinite(untrained.predictions).all()
+    made.train()
+    found = made.predict(unlabelled)
+    assert found.label_ids is None
+    assert np.isfinite(found.predictions).tolist() == [[True] * 4 + [False] * 2] * 3
+
+
 def test_a_task_of_one_class_is_warned_of(tmp_path, caplog):
     trainer(tmp_path, classes={**CLASSES, "c": [4]})
     assert "task 'c' has one class, so that its loss is 0" in caplog.text

@@ -380,6 +380,16 @@ def test_a_kill_after_the_last_save_leaves_nothing_undone(tiny, tmp_path):
     assert json.loads((tmp_path / "trainer_state.json").read_text())["global_step"] == 14
 
 
+def test_an_old_checkpoint_under_max_steps_is_not_the_last_release(tiny, tmp_path):
+    tiny.run(tmp_path, tiny.data("a"), **HELD_OUT)
+    again = tiny.run(tmp_path, tiny.data("a"), max_steps=4, resume=str(tmp_path / "checkpoint-4"), **HELD_OUT)
+    then = tiny.weights(tmp_path / "checkpoint-4")
+    assert not torch.equal(
+        then["model.norm.weight"], tiny.weights(tmp_path / "releases" / "01-a")["model.norm.weight"]
+    )
+    assert torch.equal(again.model.model.norm.weight, then["model.norm.weight"])
+
+
 def test_a_run_that_stopped_at_max_steps_trains_nothing_more_with_the_same_max_steps(tiny, tmp_path):
     tiny.run(tmp_path, tiny.data("ab"), max_steps=9, **HELD_OUT)
     before = tiny.weights(tmp_path / "checkpoint-9")

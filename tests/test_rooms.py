@@ -1,6 +1,8 @@
-"""Who knows whom: the rooms of the package import each other in one direction only."""
+"""Who knows whom: the rooms import each other in one direction only, and what few runs need when it is needed."""
 
 import ast
+import subprocess
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -28,3 +30,13 @@ def test_no_room_imports_one_that_imports_it():
         for room in ends:
             del left[room]
     assert not left, f"these import each other: { ({room: known[room] & left.keys() for room in left}) }"
+
+
+def test_importing_a_room_loads_nothing_that_few_runs_need():
+    code = """
+import sys
+import hf_infinite_lr.trainer, hf_infinite_lr.recipe, hf_infinite_lr.plots
+print(sorted({"deepspeed", "evaluate", "lm_eval", "matplotlib", "sklearn"} & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "[]\n"

@@ -19,6 +19,7 @@ from hf_infinite_lr.schedules import cosine_rewarm
 STUDIES = Path(__file__).parent.parent / "recipes" / "studies"
 sys.path.insert(0, str(STUDIES))
 
+import arm_tables  # noqa: E402
 import arms  # noqa: E402
 import claims  # noqa: E402
 import open_end  # noqa: E402
@@ -416,7 +417,7 @@ def test_quick_form_of_the_masked_autoencoders(tmp_path):
     assert trunk != by_arm["infinite"]["eval_loss"]["matrix"][-1]
     quick = replace(arms.TABLES["mae-no-replay"], seeds=1)
     with patch.dict(arms.TABLES, {"mae-no-replay": quick}):
-        lines = list(page.second_lines(results.Results({"mae": found}), "mae-no-replay"))
+        lines = list(arm_tables.second_lines(results.Results({"mae": found}), "mae-no-replay"))
     averages = {arm: fmean(run["eval_loss"]["matrix"][-1]) for arm, run in by_arm.items()}
     for arm, average in averages.items():
         assert any(line.startswith(f"| {arms.LABELS[arm]} | {average:.3f} |") for line in lines)

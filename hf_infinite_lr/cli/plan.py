@@ -146,8 +146,9 @@ def recipe_plan(args: Any, tasks: Mapping[str, int]) -> Plan:
     Raises:
         `ValueError`: the sentence with which the run would be refused.
     """
-    from hf_infinite_lr.config import run_mode, schedule_name, schedule_of
+    from hf_infinite_lr.config import run_mode, schedule_name
     from hf_infinite_lr.methods.gdumb import FromScratch
+    from hf_infinite_lr.run_plan import schedule_of
 
     name, kwargs = schedule_name(args), args.lr_scheduler_kwargs or {}
     if name not in OWN_SCHEDULES:

@@ -24,8 +24,8 @@ from hf_infinite_lr.evaluation.sharpness import sharpness
 from hf_infinite_lr.evaluation.similarity import linear_cka
 from hf_infinite_lr.evaluation.whole import is_cut, whole_state
 from hf_infinite_lr.files import write_json
-from hf_infinite_lr.plots.png import write_png
-from hf_infinite_lr.plots.reconstruction import draw_reconstructions, reconstruction_file
+from hf_infinite_lr.plots import draw_reconstructions, write_png
+from hf_infinite_lr.plots.reconstruction import reconstruction_file
 from hf_infinite_lr.stream.task import slug
 
 from .image_batches import ImageBatches

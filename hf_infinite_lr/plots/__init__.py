@@ -2,9 +2,9 @@
 
 from hf_infinite_lr.plots.comparison import draw_comparison
 from hf_infinite_lr.plots.curve import Curve, Part, Span, curve_of_schedule
+from hf_infinite_lr.plots.figure import write_png
 from hf_infinite_lr.plots.heatmap import draw_task_matrix
 from hf_infinite_lr.plots.losses import draw_losses
-from hf_infinite_lr.plots.png import write_png
 from hf_infinite_lr.plots.rates import draw_hero, draw_learning_rate
 from hf_infinite_lr.plots.reconstruction import draw_reconstructions
 from hf_infinite_lr.plots.similarity import draw_similarity

@@ -1,13 +1,17 @@
 """Several runs side by side, as a figure."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from __future__ import annotations
 
-from matplotlib.figure import Figure
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from hf_infinite_lr.metrics import TaskMatrix
 from hf_infinite_lr.plots.curve import literal, shortened
+from hf_infinite_lr.plots.figure import new_figure
 from hf_infinite_lr.plots.palette import task_colours
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _MARKS = "osD^vP"
 
@@ -22,7 +26,7 @@ def draw_comparison(matrices: Mapping[str, TaskMatrix]) -> Figure:
     """
     columns = list(dict.fromkeys(column for matrix in matrices.values() for column in matrix.columns))
     heights = [len(columns) - 1 - index for index in range(len(columns))]
-    figure = Figure(figsize=(8.4, 1.6 + 0.45 * len(columns) + 0.2 * len(matrices)), layout="constrained")
+    figure = new_figure(8.4, 1.6 + 0.45 * len(columns) + 0.2 * len(matrices))
     axes = figure.add_subplot()
     colours = task_colours(list(matrices))
     for number, (name, matrix) in enumerate(matrices.items()):

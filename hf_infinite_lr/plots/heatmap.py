@@ -1,15 +1,18 @@
 """A task matrix as a heat map."""
 
-import math
+from __future__ import annotations
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, Normalize
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+import math
+from typing import TYPE_CHECKING
 
 from hf_infinite_lr.metrics import TaskMatrix
 from hf_infinite_lr.plots.curve import literal, shortened
+from hf_infinite_lr.plots.figure import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap, Normalize
+    from matplotlib.figure import Figure
 
 _GAP = 0.25
 """Room between the tasks and what is set apart from them, in cells."""
@@ -31,6 +34,10 @@ def draw_task_matrix(matrix: TaskMatrix, *, title: str = "") -> Figure:
     Returns:
         `matplotlib.figure.Figure`: a figure that grows with the matrix.
     """
+    import matplotlib
+    from matplotlib.colors import Normalize
+    from matplotlib.patches import Rectangle
+
     columns = [*matrix.tasks, *matrix.evaluation_only]
     places = [matrix.columns.index(column) for column in columns]
     rows = [
@@ -42,8 +49,8 @@ def draw_task_matrix(matrix: TaskMatrix, *, title: str = "") -> Figure:
     many = len(columns) > 16
     cell = (0.46, 0.3) if many else (max(0.75, 0.085 * max(map(len, labels)) + 0.1), 0.45)
     room = 0.09 * max(map(len, names)) + 0.3
-    size = (max(5.2, room + 1.3 + cell[0] * (len(columns) + _GAP)), 1.25 + cell[1] * (len(rows) + _GAP) + many * 0.8)
-    figure = Figure(figsize=size, layout="constrained")
+    width = max(5.2, room + 1.3 + cell[0] * (len(columns) + _GAP))
+    figure = new_figure(width, 1.25 + cell[1] * (len(rows) + _GAP) + many * 0.8)
     axes = figure.add_subplot()
     known = [v for _, row in rows for v in row if v is not None and math.isfinite(v)]
     scale = Normalize(min(known, default=0.0), max(known, default=1.0))
@@ -73,6 +80,8 @@ def draw_task_matrix(matrix: TaskMatrix, *, title: str = "") -> Figure:
 def _draw_cell(
     axes: Axes, left: float, top: float, value: float | None, scale: Normalize, colours: Colormap, fontsize: float
 ) -> None:
+    from matplotlib.patches import Rectangle
+
     if value is None:
         axes.add_patch(Rectangle((left, top), 1, 1, facecolor="white", edgecolor="#AAAAAA", hatch="///", linewidth=0))
         return

@@ -1,17 +1,18 @@
 """The loss of every task over the steps of a run, as a figure."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from textwrap import fill
-from typing import Any
-
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, Normalize
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from typing import TYPE_CHECKING, Any
 
 from hf_infinite_lr.plots.curve import Span, literal
+from hf_infinite_lr.plots.figure import new_figure
 from hf_infinite_lr.plots.palette import GREY, task_colours
 from hf_infinite_lr.plots.rates import draw_tasks
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Points = Sequence[tuple[int, float]]
 _LEGEND = 12
@@ -40,8 +41,10 @@ def draw_losses(
     Returns:
         `matplotlib.figure.Figure`: one panel for the evaluations, and one for the training loss below it.
     """
+    from matplotlib.ticker import EngFormatter
+
     last = max([*(span.stop for span in tasks), *(step for step, _ in training), 1])
-    figure = Figure(figsize=(9.6, 6.0), layout="constrained")
+    figure = new_figure(9.6, 6.0)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
     draw_tasks(upper, tasks, last, columns=72)
     draw_tasks(lower, tasks, last, columns=0)
@@ -70,6 +73,10 @@ def _draw_key(figure: Figure, num_columns: int, names: Sequence[str], colours: S
         if num_columns:
             upper.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
         return
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap, Normalize
+    from matplotlib.ticker import MaxNLocator
+
     mapping = ScalarMappable(Normalize(0.5, len(names) + 0.5), ListedColormap(list(colours)))
     bar = figure.colorbar(mapping, ax=upper, label="task", pad=0.01)
     bar.locator = MaxNLocator(8, integer=True)

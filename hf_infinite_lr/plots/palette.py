@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import matplotlib
-
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#000000",
     "#E69F00",
@@ -43,5 +41,7 @@ def task_colours(names: Sequence[str]) -> dict[str, str]:
     """A colour for each name: distinct hues for few, a ramp in order of learning for many."""
     if len(names) <= len(_TASKS):
         return dict(zip(names, _TASKS, strict=False))
+    import matplotlib
+
     ramp = matplotlib.colormaps["cividis"]
     return {name: matplotlib.colors.to_hex(ramp(0.95 * index / (len(names) - 1))) for index, name in enumerate(names)}

@@ -1,17 +1,20 @@
 """The learning rate as a figure: a trunk and its branches."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
-from typing import Any
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter
+from typing import TYPE_CHECKING, Any
 
 from hf_infinite_lr.announcement import format_rate
 from hf_infinite_lr.plots.curve import Curve, Span, curve_of_schedule, fitting_labels, literal
+from hf_infinite_lr.plots.figure import new_figure
 from hf_infinite_lr.plots.palette import PALE, PHASE_NAMES, PHASES, PURPLE
 from hf_infinite_lr.schedules import cosine_rewarm, infinite
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _SAMPLES = 200
 _MANY = 20
@@ -44,14 +47,16 @@ def draw_learning_rate(curve: Curve, *, title: str = "") -> Figure:
 
     ```
     """
-    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
+    from matplotlib.ticker import EngFormatter
+
+    figure = new_figure(9.6, 4.2)
     axes = figure.add_subplot()
     draw_tasks(axes, curve.tasks, curve.num_steps)
     _draw_curve(axes, curve)
     axes.set_xlim(0, curve.num_steps)
     axes.set_xlabel("global step")
     axes.set_ylabel("learning rate")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: format_rate(rate)))
+    axes.yaxis.set_major_formatter(lambda rate, _: format_rate(rate))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     if title:
@@ -131,7 +136,7 @@ def draw_hero() -> Figure:
         anneal_type="exponential",
     )
     rival = cosine_rewarm(lengths, warmup_steps=[60, 60, 60], peak_ratios=[1.0, 1.0, 1.0], min_ratio=0.05)
-    figure = Figure(figsize=(9.6, 4.9), layout="constrained")
+    figure = new_figure(9.6, 4.9)
     upper, lower = figure.subplots(2, 1, sharex=True)
     for axes, schedule, text in (
         (upper, trunk, "infinite: the trunk stays constant and never starts over; each release is a side branch"),

@@ -1,11 +1,17 @@
 """What a masked autoencoder makes of masked images, as a figure."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from hf_infinite_lr.plots.curve import literal, shortened
+from hf_infinite_lr.plots.figure import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _KINDS = ("original", "masked", "reconstructed")
 _PREFIX = "reconstructions."
@@ -39,7 +45,7 @@ def draw_reconstructions(
             Title of the picture.
     """
     most = max(len(original) for original, _, _ in columns.values())
-    figure = Figure(figsize=(2.2 + 0.8 * most, 0.5 + 2.7 * len(columns)), layout="constrained")
+    figure = new_figure(2.2 + 0.8 * most, 0.5 + 2.7 * len(columns))
     panels = figure.subplots(len(columns), 1, squeeze=False)[:, 0]
     for axes, (name, kinds) in zip(panels, columns.items(), strict=True):
         height = kinds[0].shape[1]

@@ -1,11 +1,15 @@
 """How alike the representations of several models are, as heat maps."""
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
 
-import matplotlib
-from matplotlib.figure import Figure
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from hf_infinite_lr.plots.curve import literal, shortened
+from hf_infinite_lr.plots.figure import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def draw_similarity(columns: Mapping[str, tuple[Sequence[str], Sequence[Sequence[float]]]]) -> Figure:
@@ -19,10 +23,10 @@ def draw_similarity(columns: Mapping[str, tuple[Sequence[str], Sequence[Sequence
     most = max(len(models) for models, _ in columns.values())
     side = max(2.6, 1.6 + 0.55 * most)
     longest = max(len(shortened(model, 16)) for models, _ in columns.values() for model in models)
-    figure = Figure(figsize=(side * len(columns) + 1.0, side + 0.8 + 0.07 * longest), layout="constrained")
+    figure = new_figure(side * len(columns) + 1.0, side + 0.8 + 0.07 * longest)
     panels = figure.subplots(1, len(columns), squeeze=False)[0]
     for axes, (name, (models, rows)) in zip(panels, columns.items(), strict=True):
-        axes.imshow(rows, aspect="auto", vmin=0, vmax=1, cmap=matplotlib.colormaps["cividis"])
+        axes.imshow(rows, aspect="auto", vmin=0, vmax=1, cmap="cividis")
         labels = [literal(shortened(model, 16)) for model in models]
         axes.set_xticks(range(len(models)), labels, rotation=60, ha="right", fontsize=8)
         axes.set_yticks(range(len(models)), labels if axes is panels[0] else [], fontsize=8)

@@ -13,7 +13,7 @@ import yaml
 from datasets import concatenate_datasets
 from transformers import set_seed
 
-from hf_infinite_lr.config import ContinualTrainingArguments, run_lengths, run_mode
+from hf_infinite_lr.config import ContinualTrainingArguments, run_mode
 from hf_infinite_lr.files import write_text
 from hf_infinite_lr.keys import nearest, typed
 from hf_infinite_lr.methods.joint import JOINT
@@ -21,6 +21,7 @@ from hf_infinite_lr.objectives.image_classification import ImageClassification
 from hf_infinite_lr.objectives.language_modelling import LanguageModelling
 from hf_infinite_lr.objectives.mae import MaskedAutoencoding
 from hf_infinite_lr.objectives.objective import Objective
+from hf_infinite_lr.run_plan import run_lengths
 from hf_infinite_lr.stream import InOrder, Stream, Task, mixture, random_subset
 from hf_infinite_lr.stream.labels import with_common_labels
 from hf_infinite_lr.trainer import ContinualTrainer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -49,7 +49,7 @@ class TaskClasses:
         return tuple(sorted(number for task in tasks for number in self.of.get(task, ())))
 
 
-def masked(logits: torch.Tensor, labels: torch.Tensor, compared: Iterable[int] | None) -> torch.Tensor:
+def masked(logits: torch.Tensor, labels: torch.Tensor | None, compared: Collection[int] | None) -> torch.Tensor:
     """Logits in single precision with minus infinity for the classes that are not compared.
 
     A sample whose own class is not among the compared ones (of a task that is still to come) keeps all classes, so
@@ -57,8 +57,8 @@ def masked(logits: torch.Tensor, labels: torch.Tensor, compared: Iterable[int] |
 
     Args:
         logits (`torch.Tensor`): Shape (samples, classes).
-        labels (`torch.Tensor`): Shape (samples,).
-        compared (`Iterable[int]`, *optional*): Numbers of classes; None compares all.
+        labels (`torch.Tensor`, *optional*): Shape (samples,); None where they are not known.
+        compared (`Collection[int]`, *optional*): Numbers of classes; none compares all.
 
     Example:
 
@@ -69,8 +69,10 @@ def masked(logits: torch.Tensor, labels: torch.Tensor, compared: Iterable[int] |
     ```
     """
     logits = logits.float()
-    if compared is None:
+    if not compared:
         return logits
     left_out = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
     left_out[list(compared)] = False
-    return logits.masked_fill(left_out[None] & ~left_out[labels][:, None], -torch.inf)
+    if labels is not None:
+        left_out = left_out[None] & ~left_out[labels][:, None]
+    return logits.masked_fill(left_out, -torch.inf)

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from hf_infinite_lr.arguments import complete_arguments, curve_arguments
-from hf_infinite_lr.config import plan_run, schedule_name
+from hf_infinite_lr.config import schedule_name
 from hf_infinite_lr.files import read_json
 from hf_infinite_lr.manifest import STATE
 from hf_infinite_lr.resume_policy import ScheduleState, annealing_phase
+from hf_infinite_lr.run_plan import plan_run
 from hf_infinite_lr.schedules import Phase, Schedule, resolve_share
 from hf_infinite_lr.stream.plan import StreamPlan
 from hf_infinite_lr.stream.task import Stream, slug

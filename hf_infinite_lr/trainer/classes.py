@@ -81,7 +81,7 @@ class ClassIncremental(Host):
     def _give_loss(self) -> None:
         """Gives the model its loss, also one that `model_init` has made since."""
         if self.task_classes is not None:
-            model: Any = base_of(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
+            model: Any = base_of(self._unwrapped())
             model.loss_function = self._class_loss
 
     def learned_tasks(self, step: int) -> list[str]:
@@ -115,6 +115,6 @@ class ClassIncremental(Host):
         """The host's step, its logits without the classes that no task has shown so far."""
         with self._comparing(self.learned_tasks(self.state.global_step)):
             loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
-            if self.task_classes is not None and isinstance(logits, torch.Tensor) and labels is not None:
+            if self.task_classes is not None and isinstance(logits, torch.Tensor):
                 logits = masked(logits, labels, self._class_loss.compared)
             return loss, logits, labels

@@ -129,7 +129,7 @@ class ColumnEvaluation(Host):
 
         The model itself adds it where its configuration says so, TRL's trainers where their attribute does.
         """
-        config: Any = getattr(self.accelerator.unwrap_model(self.model, keep_torch_compile=False), "config", None)
+        config: Any = getattr(self._unwrapped(), "config", None)
         text = config.get_text_config() if isinstance(config, PreTrainedConfig) else config
         switches = [(owner, "output_router_logits") for owner in (config, text)]
         return _switched_off(*switches, (self, "aux_loss_enabled"))
@@ -150,7 +150,7 @@ class ColumnEvaluation(Host):
         """What `finish_release` says of the model as it is, after it has seen the release in `directory`."""
         if self.finish_release is None:
             return {}
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        model = self._unwrapped()
         with self._apart_from_training(), without_bars():
             return self.finish_release(model, directory if self.args.should_save else None)
 

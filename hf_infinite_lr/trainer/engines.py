@@ -38,9 +38,6 @@ class Engines(Host):
         """Not as Accelerate has wrapped it."""
         return getattr(self.optimizer, "optimizer", self.optimizer)
 
-    def _unwrapped(self) -> Any:
-        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-
     # ---- The schedule ------------------------------------------------------------------------------------------
 
     def _take_back_scheduler(self) -> None:

@@ -56,7 +56,7 @@ class ForgettingMethods(ClassIncremental):
         check_engine_of_methods(self)
         self._methods = make_methods(read_methods(self.args.methods))
         for method in self._methods:
-            method.check(self._bare_model, self.task_classes)
+            method.check(self._unwrapped(), self.task_classes)
         self._weights: Weights | None = None
         self._terms: dict[str, torch.Tensor] = {}
         self._num_updates = 0
@@ -129,7 +129,7 @@ class ForgettingMethods(ClassIncremental):
 
     def _add_to_release(self, directory: Path) -> None:
         for method in self._methods:
-            method.add_to_release(self._bare_model, directory)
+            method.add_to_release(self._unwrapped(), directory)
 
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -139,7 +139,7 @@ class ForgettingMethods(ClassIncremental):
         comparing = [method for method in self._methods if method.compares_outputs and model.training]
         if not comparing:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        bare = self._bare_model
+        bare = self._unwrapped()
         inputs = with_mask(bare, {**inputs, **{k: v for method in comparing for k, v in method.inputs.items()}})
         with observed(bare) as seen:
             loss, outputs = super().compute_loss(model, dict(inputs), True, num_items_in_batch)
@@ -185,8 +185,9 @@ class ForgettingMethods(ClassIncremental):
             return loss, logits, labels
         inputs = self._prepare_inputs(inputs)
         for method in self._methods:
-            logits = method.predict(self._bare_model, inputs, logits)
-        loss = cross_entropy(logits, labels)
+            logits = method.predict(self._unwrapped(), inputs, logits)
+        if labels is not None:
+            loss = cross_entropy(logits, labels)
         return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
 
     def _add_pulls(self) -> None:
@@ -232,14 +233,10 @@ class ForgettingMethods(ClassIncremental):
 
     # ---- What they are shown -----------------------------------------------------------------------------------
 
-    @property
-    def _bare_model(self) -> nn.Module:
-        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-
     def _held_weights(self) -> Weights:
         if self.is_fsdp_enabled:
-            return FullyShardedWeights(self._bare_model)
-        return (PartitionedWeights if zero_stage(self) == 3 else Weights)(self._bare_model)
+            return FullyShardedWeights(self._unwrapped())
+        return (PartitionedWeights if zero_stage(self) == 3 else Weights)(self._unwrapped())
 
     def _learner(self, ended: TaskPlan | None) -> Learner:
         def samples(count: int) -> Samples:
@@ -251,7 +248,7 @@ class ForgettingMethods(ClassIncremental):
             return self._one_pass(ended, size)
 
         assert self._weights is not None
-        return Learner(self._bare_model, self._weights, self._raw_optimizer(), samples, one_pass)
+        return Learner(self._unwrapped(), self._weights, self._raw_optimizer(), samples, one_pass)
 
     def _first_samples(self, task: TaskPlan, count: int) -> Samples:
         """The task's own samples in the order of its first pass, fetched one by one as for training."""
@@ -268,7 +265,7 @@ class ForgettingMethods(ClassIncremental):
         for place, addresses in batches:
             batch = self._served.__getitems__(addresses)
             with seeded_rng(self._batches.seed, task.index, place):
-                batch = with_mask(self._bare_model, batch)
+                batch = with_mask(self._unwrapped(), batch)
             yield self._prepare_inputs(batch)  # type: ignore[arg-type]  # any mapping will do
 
     # ---- Their state -------------------------------------------------------------------------------------------

@@ -14,10 +14,9 @@ from transformers.utils import logging
 from hf_infinite_lr.config import ContinualArguments
 
 if TYPE_CHECKING:
-    # What the mixins are written against; at run time the host comes behind them in the resolution order.
-    Host = Trainer
+    _Trainer = Trainer
 else:
-    Host = object
+    _Trainer = object  # at run time the host comes behind the mixins in the resolution order
 
 _LEFT_AS_IN_TRAINER = (
     "get_train_dataloader",
@@ -27,6 +26,14 @@ _LEFT_AS_IN_TRAINER = (
     "_maybe_log_save_evaluate",
     "create_scheduler",
 )
+
+
+class Host(_Trainer):
+    """What the mixins are written against: a Trainer."""
+
+    def _unwrapped(self, model: Any = None) -> Any:
+        """The model, or the one that is given, without the wrappers of data parallelism and compilation."""
+        return self.accelerator.unwrap_model(self.model if model is None else model, keep_torch_compile=False)
 
 
 def check_host(trainer_class: type, mixin: type) -> None:

@@ -36,7 +36,6 @@ class MergedReleases(Host):
     _resumed_from: Path | None
     _output_dir: Path
     _save_whole: Any
-    _unwrapped: Any
 
     @property
     def _merging(self) -> MergeSettings | None:

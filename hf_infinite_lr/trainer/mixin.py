@@ -14,12 +14,13 @@ from transformers.trainer_callback import ProgressCallback, TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from hf_infinite_lr.arguments import curve_arguments, resume_arguments
-from hf_infinite_lr.config import arrange, plan_run, run_mode, schedule_name
+from hf_infinite_lr.config import run_mode, schedule_name
 from hf_infinite_lr.files import read_json, write_json
 from hf_infinite_lr.lr_scheduler import ScheduleLR
 from hf_infinite_lr.manifest import STATE
 from hf_infinite_lr.methods.joint import JOINT
 from hf_infinite_lr.report import write_report
+from hf_infinite_lr.run_plan import arrange, plan_run
 from hf_infinite_lr.schedules import PHASE_ORDER
 from hf_infinite_lr.stream.task import Stream
 from hf_infinite_lr.stream.task_classes import TaskClasses
@@ -327,8 +328,9 @@ class ContinualMixin(
         if not ended:  # a kill after the last save has left the end undone
             self._write_end()
         last = self._output_dir / "releases" / self.plan.tasks[-1].directory
-        self._load_released(last if last.exists() else checkpoint)
-        self._newest_release = last.name if last.exists() else None
+        released = global_step == self.plan.num_steps and last.exists()
+        self._load_released(last if released else checkpoint)
+        self._newest_release = last.name if released else None
         self._finish_current_push()
         return TrainOutput(global_step, 0.0, {})
 

@@ -65,7 +65,6 @@ class Publishing(Host):
     record: RunRecord
     plan: StreamPlan
     args: Any
-    _unwrapped: Any
     other_data: Mapping[str, Any] | None = None
     """The entry, as under `tasks` of a recipe, of data for an annealing that the run's own recipe does not name."""
     benchmark_sources: Mapping[str, Mapping[str, str | None]] = MappingProxyType({})

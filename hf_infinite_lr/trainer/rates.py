@@ -29,10 +29,7 @@ class OwnRates(Host):
             rate = (self.optimizer_cls_and_kwargs or (None, {}))[1].get("lr")
         else:
             rate = peak_rate(self.optimizer)
-            names = [
-                name
-                for name, _ in self.accelerator.unwrap_model(self.model, keep_torch_compile=False).named_parameters()
-            ]
+            names = [name for name, _ in self._unwrapped().named_parameters()]
             if self.args.embedding_learning_rate is not None or any(self._rate_of(name) != 1 for name in names):
                 raise ValueError(
                     "optimizers: an optimizer that is given has its groups already, so that embedding_learning_rate "
@@ -49,7 +46,7 @@ class OwnRates(Host):
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if is_new:
-            owner = self.accelerator.unwrap_model(self.model if model is None else model, keep_torch_compile=False)
+            owner = self._unwrapped(model)
             separate_slow(optimizer, owner, self.args.learning_rate, self._rate_of)
             if self.args.embedding_learning_rate is not None:
                 separate_embeddings(optimizer, owner, self.args.embedding_learning_rate)

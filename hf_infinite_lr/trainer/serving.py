@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from hf_infinite_lr.config import replay_settings
+from hf_infinite_lr.run_plan import replay_settings
 from hf_infinite_lr.stream.loading import StreamBatches, StreamDataset
 from hf_infinite_lr.stream.plan import StreamPlan
 from hf_infinite_lr.stream.task import Stream

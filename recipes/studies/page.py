@@ -5,120 +5,18 @@
 No number on it is typed, and no word of a verdict: a test makes the page again and finds it equal.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from statistics import fmean
 
+import new_seeds
 import open_end
 import records
+from arm_tables import second_lines, table_lines
 from arms import LABELS, NEW_SEEDS, SEARCH_SEED, SECOND, TABLES, grid
-from claims import AVERAGE, CLAIMS, LEARNED, LOST, QUESTIONS, Comparison
-from results import HERE, MEASURES, STUDIES, Results, measure, read_results
-from verdicts import MARGINS, Difference
-
-_STUDY_TITLES = {"lm": "Language models", "mae": "Masked autoencoders"}
-_DECLARED = " and ".join(
-    f"{batches[-1][0]} to {batches[-1][-1]} of {_STUDY_TITLES[study].lower()}" for study, batches in NEW_SEEDS.items()
-)
-_UNITS = {
-    "bits_per_byte": "bits per byte, lower is better",
-    "linear_accuracy": "accuracy, higher is better",
-    "eval_loss": "squared error of a masked pixel, lower is better",
-}
-
-
-def number(value: float | None) -> str:
-    """Three decimals, or nothing."""
-    return "" if value is None else f"{value:.3f}"
-
-
-def interval(difference: Difference | None) -> str:
-    """Mean difference and its 95 % interval."""
-    if difference is None:
-        return ""
-    return f"{difference.mean:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"
-
-
-def table_lines(results: Results, name: str) -> Iterator[str]:
-    """A primary table: a row for each arm, and the references."""
-    table = TABLES[name]
-    runs = results.runs(name, "infinite")
-    if not runs:
-        return
-    one = next(iter(runs.values()))
-    yield f"### {table.title}"
-    yield ""
-    yield (
-        f"`{name}`: {len(one['tasks'])} tasks ({', '.join(one['tasks'])}), {table.task_steps} updates each, "
-        f"{len(runs)} seeds; {_UNITS[one['metric']]}. Differences are paired over seeds, with 95 % intervals."
-    )
-    yield ""
-    yield (
-        "| arm | final average | `infinite` is better by | so `infinite` is | right after learning | lost since | "
-        "trunk before annealing | updates spent | on the path | at rate 0 | distinct samples |"
-    )
-    yield "|---|---|---|---|---|---|---|---|---|---|---|"
-    shown = [arm for arm in table.arms if results.runs(name, arm)]
-    yield from (_row(results, name, arm) for arm in shown)
-    untrained = fmean(fmean(run["baseline"]) for run in runs.values())
-    yield f"| untrained | {number(untrained)} |" + " |" * 9
-    if one["byte_unigram"]:
-        yield f"| byte unigram | {number(fmean(one['byte_unigram'].values()))} |" + " |" * 9
-    yield ""
-    gains = {arm: results.gain(name, arm) for arm in shown}
-    if doubtful := [arm for arm in shown if gains[arm].word() != "ahead"]:
-        words = "; ".join(f"{LABELS[arm]} {interval(gains[arm])}, {gains[arm].word()}" for arm in doubtful)
-        yield f"Not certainly better than its untrained model, {len(doubtful)} of {len(shown)} arms: {words}."
-        yield ""
-
-
-def _row(results: Results, table: str, arm: str) -> str:
-    return "| " + " | ".join([*_outcome(results, table, arm), *_cost(results, table, arm)]) + " |"
-
-
-def _outcome(results: Results, table: str, arm: str) -> list[str]:
-    runs = list(results.runs(table, arm).values())
-    values = {name: [measure(run, name) for run in runs] for name in MEASURES}
-    means = {name: None if None in found else fmean(found) for name, found in values.items()}
-    trunks = [run["trunk"] for run in runs]
-    difference = None if arm == "infinite" else results.difference(Comparison((table, "infinite"), (table, arm)))
-    return [
-        LABELS[arm],
-        number(means[AVERAGE]),
-        interval(difference),
-        difference.word() if difference else "",
-        number(means[LEARNED]),
-        number(means[LOST]),
-        "" if None in trunks else number(fmean(fmean(trunk) for trunk in trunks)),
-    ]
-
-
-def _cost(results: Results, table: str, arm: str) -> list[str]:
-    runs = list(results.runs(table, arm).values())
-    return [
-        *(str(runs[0]["updates"][key]) for key in ("spent", "on_path", "at_rate_0")),
-        str(round(fmean(run["distinct_samples_on_path"] for run in runs))),
-    ]
-
-
-def second_lines(results: Results, name: str) -> Iterator[str]:
-    """A table's finer outcome, for those that have one."""
-    for metric in SECOND[TABLES[name].study]:
-        second = results.on_second(metric)
-        shown = [arm for arm in TABLES[name].arms if second.runs(name, arm)]
-        if not shown:
-            return
-        yield f"The same runs by what they were trained on: {_UNITS[metric]}."
-        yield ""
-        yield (
-            "| arm | final average | `infinite` is better by | so `infinite` is | right after learning | lost since | "
-            "trunk before annealing |"
-        )
-        yield "|---|---|---|---|---|---|---|"
-        yield from ("| " + " | ".join(_outcome(second, name, arm)) + " |" for arm in shown)
-        untrained = fmean(fmean(run["baseline"]) for run in second.runs(name, shown[0]).values())
-        yield f"| untrained | {number(untrained)} |" + " |" * 5
-        yield ""
+from claims import AVERAGE, CLAIMS, QUESTIONS, Comparison
+from results import HERE, STUDIES, Results, measure, read_results
+from verdicts import MARGINS
+from wording import STUDY_TITLES, interval, number, short_unit
 
 
 def question_lines(results: Results) -> Iterator[str]:
@@ -211,7 +109,7 @@ def extract(results: Results) -> Iterator[str]:
         if difference is None:
             continue
         runs = [list(results.runs(name, arm).values()) for arm in _SHORT]
-        unit = _UNITS[runs[0][0]["metric"]].split(",")[0]
+        unit = short_unit(runs[0][0]["metric"])
         means = [number(fmean(measure(run, AVERAGE) for run in own)) if own else "" for own in runs]
         confirmed = results.confirmation(name)
         again = f"{interval(confirmed.again)}, {confirmed.again.word()}" if confirmed else ""
@@ -233,7 +131,7 @@ def short_sentences(results: Results) -> Iterator[str]:
             finer = results.on_second(metric).difference(_primary(name))
             if finer is not None:
                 yield (
-                    f"- {table.title}, by the {_UNITS[metric].split(',')[0]}: `infinite` is better by "
+                    f"- {table.title}, by the {short_unit(metric)}: `infinite` is better by "
                     f"{interval(finer)}, **{finer.word()}**."
                 )
     yield ""
@@ -241,52 +139,6 @@ def short_sentences(results: Results) -> Iterator[str]:
 
 def _primary(name: str) -> Comparison:
     return Comparison((name, "infinite"), (name, "cosine_rewarm"))
-
-
-def new_seed_sentence(results: Results) -> str:
-    """How the primary comparison came out on the seeds that were declared for it."""
-    parts, agreements = [], []
-    for study, title in _STUDY_TITLES.items():
-        tables = [name for name, table in TABLES.items() if table.study == study]
-        found = [one for name in tables if (one := results.confirmation(name))]
-        counts = Counter(one.again.word() for one in found)
-        words = ", ".join(f"{word} in {counts[word]}" for word in ("ahead", "inconclusive", "behind") if counts[word])
-        parts.append(f"{words} of {len(found)} tables of {title.lower()}")
-        agreements += [one.word() for one in found]
-    return (
-        f"On [new seeds](#new-seeds), declared before they ran, `infinite` is {'; '.join(parts)}. Of these "
-        f"{len(agreements)} differences {agreements.count('agree')} agree with those above; one in twenty would "
-        "differ by chance."
-    )
-
-
-def new_seed_lines(results: Results) -> Iterator[str]:
-    """The primary comparison again, on seeds that no table uses."""
-    yield "| table | seeds | `infinite` is better by | so it is | minus that of the table's seeds | so they |"
-    yield "|---|---|---|---|---|---|"
-    for name, table in TABLES.items():
-        yield from _new_seed_rows(results, name, table.title)
-        for metric in SECOND[table.study]:
-            title = f"{table.title}, by the {_UNITS[metric].split(',')[0]}"
-            yield from _new_seed_rows(results.on_second(metric), name, title)
-    yield ""
-
-
-def _new_seed_rows(results: Results, name: str, title: str) -> Iterator[str]:
-    batches = results.new_seeds(name)
-    if not batches:
-        return
-    own = range(TABLES[name].seeds)
-    yield _seeds_row(title, own, batches[0][1].first)
-    for seeds, agreement in batches:
-        yield _seeds_row(title, seeds, agreement.again, f"{interval(agreement.change())} | {agreement.word()}")
-    together = [*own, *(seed for seeds, _ in batches for seed in seeds)]
-    yield _seeds_row(title, together, results.primary(name, together))
-
-
-def _seeds_row(title: str, seeds: Sequence[int], found: Difference, change: str = " |") -> str:
-    named = f"{seeds[0]} to {seeds[-1]}" if isinstance(seeds, range) else f"all {len(seeds)}"
-    return f"| {title} | {named} | {interval(found)} | {found.word()} | {change} |"
 
 
 def missing(results: Results) -> Iterator[str]:
@@ -304,7 +156,7 @@ def missing(results: Results) -> Iterator[str]:
 
 def page(results: Results) -> str:
     """The whole page."""
-    margins = " and ".join(f"{margin:g} {_UNITS[metric].split(',')[0]}" for metric, margin in MARGINS.items())
+    margins = " and ".join(f"{margin:g} {short_unit(metric)}" for metric, margin in MARGINS.items())
     lines = [
         "# The evidence: infinite against repeated cosine",
         "",
@@ -318,7 +170,7 @@ def page(results: Results) -> str:
         *extract(results),
         *short_sentences(results),
         *missing(results),
-        new_seed_sentence(results),
+        new_seeds.sentence(results),
         "",
         "Positive differences mean that the first arm is better, whatever the metric. *Ahead* and *behind* mean that "
         "the 95 % interval excludes 0, *inconclusive* that it does not.",
@@ -334,10 +186,10 @@ def page(results: Results) -> str:
         "## New seeds",
         "",
         "By how much `infinite` is better than `cosine_rewarm`, on the seeds of the tables and on others, run last. "
-        f"What seeds {_DECLARED} decide stood in the protocol before they ran. *Agree* means that Welch's 95 % "
-        "interval of the difference from that on the table's own seeds contains 0.",
+        f"What seeds {new_seeds.DECLARED} decide stood in the protocol before they ran. *Agree* means that Welch's "
+        "95 % interval of the difference from that on the table's own seeds contains 0.",
         "",
-        *new_seed_lines(results),
+        *new_seeds.lines(results),
         "```bash",
         *(
             f"python recipes/studies/study.py {study} --arms infinite cosine_rewarm --seeds "
@@ -386,7 +238,7 @@ def page(results: Results) -> str:
 def figures(results: Results) -> dict[str, str]:
     """The studies that have a picture, with its caption."""
     caption = "by how much infinite is better than each arm, with 95 % intervals"
-    return {study: f"{_STUDY_TITLES[study]}: {caption}" for study in STUDIES if results.found[study]["runs"]}
+    return {study: f"{STUDY_TITLES[study]}: {caption}" for study in STUDIES if results.found[study]["runs"]}
 
 
 def main() -> None:

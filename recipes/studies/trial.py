@@ -16,8 +16,8 @@ import transformers
 from arms import FROM_THE_FLOOR, METRICS, SECOND
 from transformers import PrinterCallback, TrainerCallback
 
-from hf_infinite_lr.config import replay_settings
 from hf_infinite_lr.recipe import load_recipe
+from hf_infinite_lr.run_plan import replay_settings
 from hf_infinite_lr.schedules import Schedule
 from hf_infinite_lr.stream.loading import StreamBatches
 from hf_infinite_lr.trainer import ContinualTrainer

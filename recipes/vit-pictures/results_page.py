@@ -15,7 +15,7 @@ from preserving import OTHERS, PRESERVING, WAYS
 
 from hf_infinite_lr.evaluation import mean_and_half_width
 
-from page import interval, number  # isort: skip  # of recipes/studies, whose folder paired.py has added
+from wording import interval, number  # isort: skip  # of recipes/studies, whose folder paired.py has added
 
 _LEARNERS = {**METRICS, "average_right_after_learning": "right after learning each"}
 _PRESERVING = {
