@@ -225,9 +225,13 @@ SLURM = {
     requeue*) echo "$2" >> "$REQUEUED";;
 esac
 """,
-    "srun": """shift
+    "scancel": """[[ $* == "--signal=TERM $SLURM_JOB_ID" ]] || exit 2
 below() { for pid in $(ps -o pid= --ppid $1); do below $pid; done; echo $1; }
-trap 'kill -TERM $(for pid in $pids; do below $pid; done)' TERM
+kill -TERM $(for pid in $(cat "$STEP"); do below $pid; done)
+""",
+    "srun": """while [[ $1 == --* ]]; do shift; done
+below() { for pid in $(ps -o pid= --ppid $1); do below $pid; done; echo $1; }
+trap 'kill -KILL $(for pid in $pids; do below $pid; done)' TERM
 SLURM_NODEID=0 "$@" & pids=$!
 # On one machine the second launcher must not take the port before the first has looked whether it is free.
 until (exec 3<>/dev/tcp/127.0.0.1/$((20000 + SLURM_JOB_ID % 20000))) 2>/dev/null; do
@@ -235,6 +239,7 @@ until (exec 3<>/dev/tcp/127.0.0.1/$((20000 + SLURM_JOB_ID % 20000))) 2>/dev/null
     sleep 0.2
 done
 SLURM_NODEID=1 "$@" & pids="$pids $!"
+echo $pids > "$STEP"
 for pid in $pids; do
     wait $pid || status=$?
     while kill -0 $pid 2>/dev/null; do wait $pid || status=$?; done  # a signal has cut the first wait short
@@ -242,9 +247,10 @@ done
 exit ${status:-0}
 """,
 }
-"""Stand-ins for the two commands of Slurm that the script calls: a job of two nodes that are this machine.
+"""Stand-ins for the commands of Slurm that the script calls: a job of two nodes that are this machine.
 
-As in Slurm, a signal to a step reaches every process of it, the launchers' own processes too.
+As in Slurm, a signal to a step reaches every process of it, the launchers' own processes too, and srun answers a
+SIGTERM to itself by killing them all.
 """
 
 
@@ -254,7 +260,8 @@ def slurm(folder, **scripts):
         (folder / name).write_text(f"#!/bin/bash\n{script}")
         (folder / name).chmod(0o755)
     job = {"SLURM_JOB_ID": free_port(), "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "here", "PROCESSES_PER_NODE": "1"}
-    return {**job, "REQUEUED": str(folder / "requeued"), "PATH": f"{folder}{os.pathsep}{environment()['PATH']}"}
+    job |= {"REQUEUED": str(folder / "requeued"), "STEP": str(folder / "step")}
+    return {**job, "PATH": f"{folder}{os.pathsep}{environment()['PATH']}"}
 
 
 def requeued(folder):
@@ -276,7 +283,7 @@ def requeued(folder):
 def test_the_job_asks_for_another_turn_where_it_was_taken_away(
     ends_with, is_signalled, preempted, is_requeued, tmp_path
 ):
-    srun = f"trap 'exit {ends_with}' TERM\necho started\n"
+    srun = f"trap 'exit {ends_with}' TERM\necho $$ > $STEP\necho started\n"
     srun += "while sleep 0.1; do :; done\n" if is_signalled else f"exit {ends_with}\n"
     job = slurm(tmp_path, srun=srun)
     words = ["bash", str(LAUNCH / "multi-node.sbatch")]
@@ -292,12 +299,13 @@ def test_the_job_asks_for_another_turn_where_it_was_taken_away(
 
 def test_the_job_passes_words_on_as_they_are(tmp_path):
     kwargs = "{num_anneal_steps: 0.1, min_lr: $HOME}"
-    echo = {"srun": 'shift; SLURM_NODEID=0 exec "$@"\n', "accelerate": 'printf "%s\\n" "$@"\n'}
-    job = {**slurm(tmp_path, **echo), "RECIPE": "a recipe.yaml"}
+    echo = {"srun": 'echo "$*"; shift 2; SLURM_NODEID=0 exec "$@"\n', "accelerate": 'printf "%s\\n" "$@"\n'}
+    job = {**slurm(tmp_path, **echo), "RECIPE": "a recipe.yaml", "SLURM_CPUS_PER_TASK": "64"}
     words = ["bash", LAUNCH / "multi-node.sbatch", "--lr_scheduler_kwargs", kwargs]
     said = launched([str(word) for word in words], **job).stdout.splitlines()
     assert said[-2:] == ["--lr_scheduler_kwargs", kwargs]
     assert "a recipe.yaml" in said
+    assert " --cpus-per-task=64 " in said[0]
     alone = subprocess.run(
         [str(word) for word in words], env=environment(**job, LAUNCH=str(LAUNCH / "cpu.yaml")), capture_output=True
     )
