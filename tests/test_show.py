@@ -8,6 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, ViTMAEConfig, ViTMAEForP
 
 from hf_infinite_lr.cli.show import show
 from hf_infinite_lr.construction import schedule_from_arguments
+from hf_infinite_lr.recipe import load_recipe
 
 PER_TASK = ["--model_name_or_path", "m", "--model_type", "null", "--lora.r", "2"]
 PER_TASK += ["--adapter_per_task", "true", "--reset_optimizer", "true"]
@@ -322,6 +323,19 @@ def test_models_that_would_be_loaded_are_counted_without_loading(small_recipe, t
     LlamaForCausalLM(LlamaConfig(vocab_size=384, **sizes)).save_pretrained(tmp_path / "lm")
     per_task = [*PER_TASK, "--model_name_or_path", str(tmp_path / "lm"), "--config_overrides", "{}"]
     assert show(["--config", str(small_recipe), *cpu, *per_task]) == 0, capsys.readouterr().err
+
+
+def test_a_model_that_lies_in_half_precision_is_trained_in_single(small_recipe, tmp_path, capsys):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    LlamaForCausalLM(LlamaConfig(vocab_size=384, **sizes)).half().save_pretrained(tmp_path / "half")
+    words = ["--model_name_or_path", str(tmp_path / "half"), "--model_type", "null", "--config_overrides", "{}"]
+    weights = {}
+    for dtype, more in (("float32", []), ("bfloat16", ["--dtype", "bfloat16"])):
+        assert show(["--config", str(small_recipe), "--launch", str(LAUNCH_FILES / "cpu.yaml"), *words, *more]) == 0
+        weights[dtype] = int(re.search(r"\nweights .*\((\S+) bytes", capsys.readouterr().out)[1].replace(",", ""))
+        model = load_recipe(small_recipe, [*words, *more]).objective.model()
+        assert {str(p.dtype) for p in model.parameters()} == {f"torch.{dtype}"}
+    assert weights["float32"] == 4 * model.num_parameters() == 2 * weights["bfloat16"]
 
 
 def test_a_head_is_whole_where_its_classes_are_known_and_said_to_be_none_where_not(tmp_path, capsys):
