@@ -525,6 +525,43 @@ def test_replicas_of_a_sharded_model_hold_what_one_of_them_holds(small_recipe, c
     assert said[0] == said[1] != said[2]
 
 
+def said_bytes(capsys):
+    """The bytes of each row of what was shown."""
+    return {
+        row[0].strip(): int(row[1].replace(",", ""))
+        for row in re.findall(r"^(.{15})[^(\n]*\((\S+) bytes", capsys.readouterr().out, re.MULTILINE)
+    }
+
+
+def test_small_weights_are_whole_on_each_device_under_zero_3(small_recipe, capsys, tmp_path):
+    own = {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True}
+    auto = {"gradient_accumulation_steps": "auto", "gradient_clipping": "auto"}
+    small = {}
+    for threshold in (None, "auto", 16, 0):
+        zero = own if threshold is None else {**own, "stage3_param_persistence_threshold": threshold}
+        (tmp_path / "zero.json").write_text(json.dumps({**auto, "zero_optimization": zero}))
+        launch = tmp_path / "launch.yaml"
+        launch.write_text(
+            "{distributed_type: DEEPSPEED, num_processes: 2, deepspeed_config: "
+            f"{{deepspeed_config_file: {tmp_path / 'zero.json'}}}}}"
+        )
+        assert show(["--config", str(small_recipe), "--launch", str(launch)]) == 0
+        said = said_bytes(capsys)
+        small[threshold] = said.get("small weights", 0)
+    assert small[None] == 2 * said["weights"], "none has more than 100,000 elements"
+    assert small["auto"] == small[16] == 4 * 3 * 16, "the three norms alone; a matrix has 256 elements"
+    assert small[0] == 0
+
+
+def test_fsdp_holds_what_is_trained_in_single_precision(small_recipe, capsys):
+    words = ["--config", str(small_recipe), "--launch", str(LAUNCH_FILES / "fsdp2.yaml")]
+    held = []
+    for more in ([], ["--bf16", "true"], ["--dtype", "bfloat16"], ["--dtype", "bfloat16", "--bf16", "true"]):
+        assert show([*words, *more]) == 0
+        held.append(said_bytes(capsys)["weights"])
+    assert held[0] == held[1] == held[3] == 2 * held[2]
+
+
 def test_a_precision_of_the_launch_file_alone_is_doubtful(small_recipe, capsys, tmp_path):
     launch = tmp_path / "launch.yaml"
     launch.write_text("{distributed_type: MULTI_GPU, num_processes: 2, mixed_precision: bf16}")
