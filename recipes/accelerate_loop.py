@@ -5,7 +5,7 @@ Run `python recipes/accelerate_loop.py`, or on several processes `accelerate lau
 The scheduler is not prepared. `accelerator.prepare(scheduler)` would make it tick once for every process after each
 step, so that two processes would run through the curve twice as fast. Stepped by hand, once after every optimizer
 step, the rates are the same on any number of processes. So are the batches, of which each process has its share, and
-what is learned.
+what is learned, where that number divides a batch.
 """
 
 import argparse

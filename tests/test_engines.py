@@ -136,9 +136,10 @@ def test_show_knows_what_a_process_holds(engine, tiny):
     with torch.device("meta"):
         model = tiny.model()
     args = ContinualTrainingArguments(str(directory / "args"), use_cpu=True)
-    counted = footprint(model, args, Launch(name, 2, deepspeed={"zero": {}} if name.startswith("ZeRO") else {}))
+    counted = footprint(model, args, Launch(name, 2, deepspeed={"zero_optimization": {}} if "ZeRO" in name else {}))
     held = seen[0]["whole"]["bytes"]
     assert counted.weights == held["weights"]
+    assert counted.small == held["small"]
     assert counted.gradients == held["gradients"] or name.startswith("ZeRO")
     assert counted.methods == counted.methods_on_machine == 0
     # DeepSpeed pads, and steps once for a whole group of parameters.

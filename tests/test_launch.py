@@ -34,7 +34,7 @@ tokenizer_name: byte
 block_size: 16
 tasks:
   - {name: one, data_files: DATA/one.csv}
-  - {name: two, data_files: DATA/two.csv}
+  - {name: two, data_files: DATA/two.csv, streaming: true, num_eval_samples: 2}
 task_steps: [4]
 per_device_train_batch_size: 2
 evaluate_on: none
@@ -156,6 +156,7 @@ def test_two_processes_start_on_the_cpu_and_talk_once(on_two):
     assert settings(out)["global_batch_size"] == 4
     assert done.stderr.count("back on the trunk of 01-one") == 1
     assert done.stdout.count("release of two") == 1
+    assert done.stderr.count("Packing: 100%") == 3, "the samples of one, and what is held out of one and two"
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, ViTMAEConfig, ViTMAEForP
 
 from hf_infinite_lr.cli.show import show
 from hf_infinite_lr.construction import schedule_from_arguments
+from hf_infinite_lr.recipe import load_recipe
 
 PER_TASK = ["--model_name_or_path", "m", "--model_type", "null", "--lora.r", "2"]
 PER_TASK += ["--adapter_per_task", "true", "--reset_optimizer", "true"]
@@ -324,6 +325,19 @@ def test_models_that_would_be_loaded_are_counted_without_loading(small_recipe, t
     assert show(["--config", str(small_recipe), *cpu, *per_task]) == 0, capsys.readouterr().err
 
 
+def test_a_model_that_lies_in_half_precision_is_trained_in_single(small_recipe, tmp_path, capsys):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    LlamaForCausalLM(LlamaConfig(vocab_size=384, **sizes)).half().save_pretrained(tmp_path / "half")
+    words = ["--model_name_or_path", str(tmp_path / "half"), "--model_type", "null", "--config_overrides", "{}"]
+    weights = {}
+    for dtype, more in (("float32", []), ("bfloat16", ["--dtype", "bfloat16"])):
+        assert show(["--config", str(small_recipe), "--launch", str(LAUNCH_FILES / "cpu.yaml"), *words, *more]) == 0
+        weights[dtype] = int(re.search(r"\nweights .*\((\S+) bytes", capsys.readouterr().out)[1].replace(",", ""))
+        model = load_recipe(small_recipe, [*words, *more]).objective.model()
+        assert {str(p.dtype) for p in model.parameters()} == {f"torch.{dtype}"}
+    assert weights["float32"] == 4 * model.num_parameters() == 2 * weights["bfloat16"]
+
+
 def test_a_head_is_whole_where_its_classes_are_known_and_said_to_be_none_where_not(tmp_path, capsys):
     words = ["--config", str(tmp_path / "images.yaml"), "--launch", str(LAUNCH_FILES / "cpu.yaml")]
     (tmp_path / "images.yaml").write_text(
@@ -509,6 +523,43 @@ def test_replicas_of_a_sharded_model_hold_what_one_of_them_holds(small_recipe, c
         said.append([line for line in lines if line.startswith(("weights", "gradients", "optimizer"))])
     assert len(said[0]) == 3
     assert said[0] == said[1] != said[2]
+
+
+def said_bytes(capsys):
+    """The bytes of each row of what was shown."""
+    return {
+        row[0].strip(): int(row[1].replace(",", ""))
+        for row in re.findall(r"^(.{15})[^(\n]*\((\S+) bytes", capsys.readouterr().out, re.MULTILINE)
+    }
+
+
+def test_small_weights_are_whole_on_each_device_under_zero_3(small_recipe, capsys, tmp_path):
+    own = {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True}
+    auto = {"gradient_accumulation_steps": "auto", "gradient_clipping": "auto"}
+    small = {}
+    for threshold in (None, "auto", 16, 0):
+        zero = own if threshold is None else {**own, "stage3_param_persistence_threshold": threshold}
+        (tmp_path / "zero.json").write_text(json.dumps({**auto, "zero_optimization": zero}))
+        launch = tmp_path / "launch.yaml"
+        launch.write_text(
+            "{distributed_type: DEEPSPEED, num_processes: 2, deepspeed_config: "
+            f"{{deepspeed_config_file: {tmp_path / 'zero.json'}}}}}"
+        )
+        assert show(["--config", str(small_recipe), "--launch", str(launch)]) == 0
+        said = said_bytes(capsys)
+        small[threshold] = said.get("small weights", 0)
+    assert small[None] == 2 * said["weights"], "none has more than 100,000 elements"
+    assert small["auto"] == small[16] == 4 * 3 * 16, "the three norms alone; a matrix has 256 elements"
+    assert small[0] == 0
+
+
+def test_fsdp_holds_what_is_trained_in_single_precision(small_recipe, capsys):
+    words = ["--config", str(small_recipe), "--launch", str(LAUNCH_FILES / "fsdp2.yaml")]
+    held = []
+    for more in ([], ["--bf16", "true"], ["--dtype", "bfloat16"], ["--dtype", "bfloat16", "--bf16", "true"]):
+        assert show([*words, *more]) == 0
+        held.append(said_bytes(capsys)["weights"])
+    assert held[0] == held[1] == held[3] == 2 * held[2]
 
 
 def test_a_precision_of_the_launch_file_alone_is_doubtful(small_recipe, capsys, tmp_path):

@@ -131,5 +131,5 @@ def test_another_global_batch_is_refused_by_both_sizes(tmp_path, tiny):
     short = {"evaluate_on": "none", "warmup_steps": 1}
     short["lr_scheduler_kwargs"] = {"num_cooldown_steps": 1, "num_anneal_steps": 1}
     tiny.run(tmp_path, tiny.data("ab"), stop_at=6, **short)
-    with pytest.raises(ValueError, match="global batch of 8 samples, not 16"):
+    with pytest.raises(ValueError, match=r"of 8 samples, not 16 \(per_device_train_batch_size x gradient_accum"):
         tiny.trainer(tmp_path, tiny.data("ab"), per_device_train_batch_size=16, **short).train(True)

@@ -82,7 +82,8 @@ def bytes_held(run):
         masters = next(getattr(optimizer, name) for name in partitions if hasattr(optimizer, name))
         optimizer = optimizer.optimizer
     states = [value for state in optimizer.state.values() for value in state.values()]
-    return {"weights": size_of(run.model.parameters()), "optimizer": size_of([*states, *masters])}
+    gathered = sum(p.data.nbytes for p in run.model.parameters() if hasattr(p, "ds_tensor"))
+    return {"weights": size_of(run.model.parameters()), "small": gathered, "optimizer": size_of([*states, *masters])}
 
 
 def size_of(tensors):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_infinite_lr.cli.run import leave_process_group
+from hf_infinite_lr.cli.run import leave_process_group, talk_once
 from hf_infinite_lr.cli.train import refuse
 from hf_infinite_lr.files import read_json
 from hf_infinite_lr.hub import RECIPE
@@ -54,6 +54,7 @@ def anneal(argv: Sequence[str]) -> int:
         entry = _entry(own, path, checkpoint)
         data = [] if entry is None else ["--tasks", json.dumps([entry], default=str), "--task_steps", "null"]
         here = ["--output_dir", json.dumps(str(run)), "--resume_from_checkpoint", "true"]
+        talk_once()
         trainer = load_recipe(path, [*overrides, *data, *here]).trainer()
         trainer.other_data = entry
     except (ValueError, OSError) as error:

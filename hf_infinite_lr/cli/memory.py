@@ -15,6 +15,7 @@ from hf_infinite_lr.methods import make_methods, read_methods
 from .launch import Launch
 
 _MASTER = 4
+_SMALL = 100_000  # elements, where a DeepSpeed configuration does not say
 
 _Bytes = Iterable[tuple[torch.Tensor, int]]
 """Tensors, and bytes for each element of them."""
@@ -28,6 +29,8 @@ class Footprint:
     Args:
         weights (`int`):
             Of one process; where shards differ, of the first.
+        small (`int`):
+            Of one process: the weights that ZeRO-3 also keeps whole on the device, because they are small.
         gradients (`int`):
             Of one process, after the backward pass.
         optimizer (`int`):
@@ -43,6 +46,7 @@ class Footprint:
     """
 
     weights: int
+    small: int
     gradients: int
     optimizer: int
     methods: int
@@ -74,6 +78,9 @@ def footprint(model: torch.nn.Module, args: Any, launch: Launch, *, merges: bool
     state = _optimizer_state(trained, args)
     if zero and (args.bf16 or args.fp16):  # DeepSpeed trains a model in half precision, with masters in the optimizer
         model.half()
+    if launch.engine == "FSDP" and (args.bf16 or args.fp16):  # Accelerate keeps what is trained in single precision
+        for p in trained:
+            p.data = p.data.float()
     shards_optimizer = bool(zero) or launch.engine == "FSDP"
     shards_weights = zero == 3 or launch.engine == "FSDP"
     master = _MASTER if zero else 0
@@ -92,6 +99,7 @@ def footprint(model: torch.nn.Module, args: Any, launch: Launch, *, merges: bool
     saved = [*written, *(written if zero in (1, 2) else ()), *optimizer, *on_device, *on_machine]
     return Footprint(
         weights=own(weights, shards_weights),
+        small=sum(p.numel() * size for p, size in weights if zero == 3 and p.numel() <= _largest_small(model, launch)),
         gradients=own(gradients, shards_weights or zero == 2),
         optimizer=own(optimizer, shards_optimizer) + constants,
         methods=own(on_device, shards_weights),
@@ -105,6 +113,15 @@ def _methods(model: torch.nn.Module, args: Any, *, on_device: bool) -> list[tupl
     """What methods keep, on the device or in the memory of the machine."""
     chosen = make_methods(read_methods(args.methods))
     return [kept for method in chosen if method.on_device == on_device for kept in method.kept(model)]
+
+
+def _largest_small(model: torch.nn.Module, launch: Launch) -> int:
+    """Elements of the largest weight that ZeRO-3 leaves gathered."""
+    given = launch.deepspeed["zero_optimization"].get("stage3_param_persistence_threshold", _SMALL)
+    if given != "auto":
+        return int(given)
+    config: Any = model.config
+    return 10 * int(config.get_text_config().hidden_size)  # as Accelerate fills it in
 
 
 def _shard(p: torch.Tensor, launch: Launch) -> int:

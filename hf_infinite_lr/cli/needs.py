@@ -43,6 +43,7 @@ def describe_needs(recipe: Recipe, launch: Launch, plan: Plan, path: Path) -> st
         ["a step", sizes],
         ["the run", f"{steps:,} steps, {_amount(steps * batch, tokens)}"],
         ["weights", _held(held.weights, launch.offloads_weights)],
+        *([["small weights", f"{_held(held.small, False)}, kept whole beside the shards"]] if held.small else []),
         ["gradients", _held(held.gradients, launch.offloads_optimizer)],
         ["optimizer", _held(held.optimizer, launch.offloads_optimizer)],
         *([["methods", _held(held.methods, False)]] if held.methods else []),

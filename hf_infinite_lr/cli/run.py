@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hf_infinite_lr.announcement import is_main_process
 from hf_infinite_lr.registry import install_trunk_callback, register
 
 
@@ -58,6 +59,16 @@ def _exit_code(script: str) -> int:
         print(stop.code, file=sys.stderr)
         return 1
     return 0
+
+
+def talk_once() -> None:
+    """Leave the bars of datasets and transformers to the main process, before data is read and a model loaded."""
+    if not is_main_process():
+        from datasets import disable_progress_bars
+        from transformers.utils import logging
+
+        disable_progress_bars()
+        logging.disable_progress_bar()
 
 
 def leave_process_group(*, wait: bool) -> None:

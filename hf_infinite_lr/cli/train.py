@@ -14,7 +14,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from hf_infinite_lr.announcement import is_main_process
-from hf_infinite_lr.cli.run import leave_process_group
+from hf_infinite_lr.cli.run import leave_process_group, talk_once
 from hf_infinite_lr.hub import RECIPE
 from hf_infinite_lr.recipe import Recipe, load_recipe
 from hf_infinite_lr.report import read_run, render_screen
@@ -69,6 +69,7 @@ def _try_out(argv: Sequence[str]) -> int:
 def _train(argv: Sequence[str], smoke: Path | None = None) -> int:
     try:
         path, overrides = split_config(argv)
+        talk_once()
         recipe = load_recipe(path, overrides, smoke=smoke)
         trainer = recipe.trainer()
     except (ValueError, OSError) as error:

@@ -28,7 +28,9 @@ class ModelSource:
         model_revision (`str`, *optional*): Branch, tag or commit of `model_name_or_path` or `config_name`.
         tokenizer_name (`str`, *optional*):
             A tokenizer of the Hub or of a folder, or `byte`; by default that of `model_name_or_path`.
-        dtype (`str`, *optional*): Type of the weights, such as `bfloat16`.
+        dtype (`str`, *optional*, defaults to `"float32"`):
+            Type of the weights, such as `bfloat16`. That of a stored model is not taken over: many lie in half
+            precision, in which an optimizer loses small updates. `bf16: true` computes in half precision without that.
         attn_implementation (`str`, *optional*): Attention kernels, such as `sdpa`.
         smoke_config_name (`str`, *optional*):
             The configuration of a small new model that stands in for `model_name_or_path` under `--smoke`: a JSON file
@@ -45,7 +47,7 @@ class ModelSource:
     config_overrides: Mapping[str, Any] = field(default_factory=dict)
     model_revision: str | None = None
     tokenizer_name: str | None = None
-    dtype: str | None = None
+    dtype: str = "float32"
     attn_implementation: str | None = None
     smoke_config_name: str | None = None
 
@@ -74,8 +76,8 @@ class ModelSource:
     @property
     def options(self) -> dict[str, Any]:
         """What transformers is told when it makes or loads the model."""
-        given = {"attn_implementation": self.attn_implementation, "dtype": self.dtype}
-        return {name: value for name, value in given.items() if value is not None}
+        attention = {} if self.attn_implementation is None else {"attn_implementation": self.attn_implementation}
+        return {"dtype": self.dtype, **attention}
 
 
 def stored_config(source: ModelSource) -> Any:

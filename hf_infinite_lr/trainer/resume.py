@@ -128,7 +128,10 @@ def _difference(path: Path, plan: StreamPlan, accept_data: bool) -> _Difference 
     state = read_state(path)
     step, size = state["global_step"], state["settings"]["global_batch_size"]
     if size != plan.global_batch_size:
-        return _Difference(f"it was trained with a global batch of {size} samples, not {plan.global_batch_size}")
+        return _Difference(
+            f"it was trained with a global batch of {size} samples, not {plan.global_batch_size} "
+            "(per_device_train_batch_size x gradient_accumulation_steps x processes)"
+        )
     begun = [task for task in state["tasks"] if task["start_step"] < step]
     for index, old in enumerate(begun):
         if index >= len(plan.tasks):
@@ -207,8 +210,8 @@ def check_engine(state: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     if was != now and {was[0], now[0]} != {REPLICATED}:
         raise ValueError(
             f"The checkpoint at step {state['global_step']} was written by {was[0]} on world_size={was[1]} and cannot "
-            f"be loaded by {now[0]} on world_size={now[1]}, because its optimizer lies in shards: resume as it was "
-            "written."
+            f"be loaded by {now[0]} on world_size={now[1]}, because shards are read by the engine and the number of "
+            "processes that wrote them alone: resume as it was written."
         )
 
 
