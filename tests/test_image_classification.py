@@ -521,6 +521,8 @@ def test_classes_are_needed_and_belong_to_tasks(tmp_path):
         trainer(tmp_path, classes=None, methods={"slca": {}})
     with pytest.raises(ValueError, match=r"task_classes has no class of task 'c'"):
         trainer(tmp_path, classes={"a": [0, 1], "b": [2, 3]})
+    with pytest.raises(ValueError, match=r"task_classes of 'c': 6 must be the number of one of the model's 6 outputs"):
+        trainer(tmp_path, classes={**CLASSES, "c": [4, 5, 6]})
     with pytest.raises(ValueError, match=r"class '1' is in 'a' and in 'b'"):
         TaskClasses({"a": [0, 1], "b": [1]})
 
