@@ -88,6 +88,9 @@ class ContinualArguments:
             Peak of the input and output embeddings, where it is not `learning_rate`; the schedule scales both alike.
         hub_license (`str`, *optional*):
             License that the metadata of the model cards names, such as `apache-2.0`.
+
+    Raises:
+        ValueError: one sentence naming field, value and rule.
     """
 
     task_steps: list[int] | None = field(
