@@ -88,6 +88,9 @@ class ContinualArguments:
             Peak of the input and output embeddings, where it is not `learning_rate`; the schedule scales both alike.
         hub_license (`str`, *optional*):
             License that the metadata of the model cards names, such as `apache-2.0`.
+
+    Raises:
+        ValueError: one sentence naming field, value and rule.
     """
 
     task_steps: list[int] | None = field(
@@ -152,8 +155,8 @@ class ContinualArguments:
             ("replay_budget", REPLAY_BUDGETS),
         ):
             check_choice(name, getattr(self, name), allowed)
-        if not 0 <= self.replay_fraction < 1:
-            raise ValueError(f"replay_fraction={self.replay_fraction!r} must be at least 0 and below 1.")
+        if not isinstance(self.replay_fraction, (int, float)) or not 0 <= self.replay_fraction < 1:
+            raise ValueError(f"replay_fraction={self.replay_fraction!r} must be a number of at least 0 and below 1.")
         _check_buffer_size(self.replay_buffer_size)
         if self.embedding_learning_rate is not None:
             self.embedding_learning_rate = check_rate("embedding_learning_rate", self.embedding_learning_rate)

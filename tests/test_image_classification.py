@@ -512,11 +512,17 @@ def test_bad_input_is_refused_before_the_first_step(write, tmp_path, changes, me
     assert not list(tmp_path.glob("out/*"))
 
 
+def test_classes_may_come_from_a_generator():
+    assert TaskClasses({"a": (number for number in (1, 0))}).of_tasks(["a"]) == (0, 1)
+
+
 def test_classes_are_needed_and_belong_to_tasks(tmp_path):
     with pytest.raises(ValueError, match=r"methods\.slca is for class-incremental classification"):
         trainer(tmp_path, classes=None, methods={"slca": {}})
     with pytest.raises(ValueError, match=r"task_classes has no class of task 'c'"):
         trainer(tmp_path, classes={"a": [0, 1], "b": [2, 3]})
+    with pytest.raises(ValueError, match=r"task_classes of 'c': 6 must be the number of one of the model's 6 outputs"):
+        trainer(tmp_path, classes={**CLASSES, "c": [4, 5, 6]})
     with pytest.raises(ValueError, match=r"class '1' is in 'a' and in 'b'"):
         TaskClasses({"a": [0, 1], "b": [1]})
 

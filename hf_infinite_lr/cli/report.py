@@ -18,7 +18,7 @@ def report(argv: Sequence[str]) -> int:
         `int`: 0, or 1 with one sentence on stderr where a run cannot be read.
     """
     arguments = _parser().parse_args(argv)
-    # Matplotlib takes a moment to import, and `--help` should not wait for it.
+    # What a report knows of streams takes a moment to import, and `--help` should not wait for it.
     from hf_infinite_lr.report import render_comparison, render_screen, write_comparison, write_report
 
     try:

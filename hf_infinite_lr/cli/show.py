@@ -11,6 +11,7 @@ from hf_infinite_lr.announcement import format_rate
 from hf_infinite_lr.arguments import ANNEAL_BUDGETS, RELEASES
 from hf_infinite_lr.cli.doubts import doubts
 from hf_infinite_lr.cli.plan import Plan, continual_plan, plain_plan, recipe_plan
+from hf_infinite_lr.plots import Curve, Part, Span, curve_of_schedule, draw_learning_rate, terminal_curve, write_png
 
 if TYPE_CHECKING:
     from hf_infinite_lr.cli.launch import Launch
@@ -178,17 +179,6 @@ def _print_needs(recipe: "Recipe", launch: "Launch", plan: Plan, path: Path) -> 
 
 
 def _print_plan(plan: Plan, output: Path | None) -> None:
-    # Matplotlib takes a moment to import, and `--help` should not wait for it.
-    from hf_infinite_lr.plots import (
-        Curve,
-        Part,
-        Span,
-        curve_of_schedule,
-        draw_learning_rate,
-        terminal_curve,
-        write_png,
-    )
-
     if plan.schedule is None:
         spans, start = [], 0
         for name, steps in plan.tasks.items():

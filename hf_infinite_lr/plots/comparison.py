@@ -22,7 +22,10 @@ def draw_comparison(matrices: Mapping[str, TaskMatrix]) -> Figure:
 
     Args:
         matrices (`Mapping[str, TaskMatrix]`):
-            The matrix of one metric for each run.
+            The matrix of one metric for each run; at least one.
+
+    Returns:
+        `matplotlib.figure.Figure`: one panel, in the metric's unit.
     """
     columns = list(dict.fromkeys(column for matrix in matrices.values() for column in matrix.columns))
     heights = [len(columns) - 1 - index for index in range(len(columns))]

@@ -43,6 +43,9 @@ def draw_reconstructions(
             reconstruction shows the visible patches as they are.
         title (`str`, *optional*, defaults to none):
             Title of the picture.
+
+    Returns:
+        `matplotlib.figure.Figure`: the panels below each other.
     """
     most = max(len(original) for original, _, _ in columns.values())
     figure = new_figure(2.2 + 0.8 * most, 0.5 + 2.7 * len(columns))

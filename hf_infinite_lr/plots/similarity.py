@@ -18,7 +18,10 @@ def draw_similarity(columns: Mapping[str, tuple[Sequence[str], Sequence[Sequence
 
     Args:
         columns (`Mapping[str, tuple[Sequence[str], Sequence[Sequence[float]]]]`):
-            Names of the models and the similarity of each pair, by name of the set.
+            Names of the models and the similarity of each pair, by name of the set; at least one set.
+
+    Returns:
+        `matplotlib.figure.Figure`: one panel for each set, side by side.
     """
     most = max(len(models) for models, _ in columns.values())
     side = max(2.6, 1.6 + 0.55 * most)

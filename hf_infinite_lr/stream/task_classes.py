@@ -32,6 +32,8 @@ class TaskClasses:
     names: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        # A generator would be read empty by the check, and no class would be compared then.
+        object.__setattr__(self, "of", {task: tuple(classes) for task, classes in self.of.items()})
         owners: dict[int, str] = {}
         for task, classes in self.of.items():
             for number in classes:

@@ -63,11 +63,19 @@ class ClassIncremental(Host):
         self.task_classes = given if given is None or isinstance(given, TaskClasses) else TaskClasses(dict(given))
         if self.task_classes is None:
             return
+        model: Any = base_of(self._unwrapped())
+        outputs: int = model.config.num_labels
         names = self._joined or [task.name for task in self.plan.tasks]
         for name in names:
-            if not self.task_classes.of.get(name):
+            classes = self.task_classes.of_tasks([name])
+            if not classes:
                 raise ValueError(f"task_classes has no class of task {name!r}: it must name some for every task.")
-            if len(list(self.task_classes.of[name])) == 1 and not self.args.replay_fraction and not self._joined:
+            if classes[-1] >= outputs:
+                raise ValueError(
+                    f"task_classes of {name!r}: {classes[-1]} must be the number of one of the model's {outputs} "
+                    "outputs, which count from 0."
+                )
+            if len(classes) == 1 and not self.args.replay_fraction and not self._joined:
                 logger.warning(
                     "task %r has one class, so that its loss is 0: without replay no update learns it.", name
                 )
