@@ -412,6 +412,26 @@ def test_the_card_of_an_annealing_on_other_data_names_that_data(tmp_path, capsys
     assert "| 1 | **docs** | built-in corpus `docs` | - | 6 | 2 |" in card, "the samples are of the other data"
 
 
+def test_the_verb_anneal_says_where_to_take_a_trunk_of_the_hub_from(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["anneal", "user/model@task-01-a-trunk", "--num_anneal_steps", "2", "--config", "recipe.yaml"]) == 1
+    assert "user/model@task-01-a-trunk lies on the Hub: download it and its recipe first" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(OSError("Try again."), "OSError: Try again."), (OSError("x"), "OSError: x.")]
+)
+def test_a_trunk_that_cannot_be_had_is_told_in_one_sentence(tiny, tmp_path, monkeypatch, error, said):
+    def refuse(*given, **options):
+        raise error
+
+    monkeypatch.setattr("hf_infinite_lr.hub.download.hf_hub_download", refuse)
+    with pytest.raises(ValueError, match="cannot be had") as caught:
+        tiny.run(tmp_path / "run", resume="user/model@task-01-a-trunk")
+    assert str(caught.value) == f"resume_from_checkpoint='user/model@task-01-a-trunk' cannot be had: {said}"
+
+
 @pytest.mark.slow
 def test_a_training_that_is_killed_while_it_pushes_goes_on_and_doubles_nothing(tmp_path):
     script = f"""

@@ -174,7 +174,7 @@ class Publisher:
 
         def is_there(name: str | None) -> bool:
             places = {publication.repo_id, *([repo_id] if repo_id else [])}
-            return bool(name) and queue.goes_to(replace(publication, kind="trunk", name=name), places)
+            return name is not None and queue.goes_to(replace(publication, kind="trunk", name=name), places)
 
         trunk = {**facts["trunk"], "parent_published": is_there(facts["trunk"]["parent"])}
         published = is_there(trunk["directory"]) and not trunk.get("checkpoint")
