@@ -508,7 +508,7 @@ def test_changed_settings_tell_lists_and_mappings_but_no_paths(tmp_path):
 
 
 def test_what_a_model_is_stands_in_its_files(tmp_path):
-    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "/models/llama"}')
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "/models/llama", "revision": "v1"}')
     facts = model_facts(
         tmp_path, "PeftModelForCausalLM", "LlamaForCausalLM", num_parameters=5, num_trained=1, base_model=None
     )
@@ -518,12 +518,19 @@ def test_what_a_model_is_stands_in_its_files(tmp_path):
         False,
         True,
     )
+    assert facts["base_revision"] is None, "of a model on this disk there is none"
     (tmp_path / "adapter_config.json").unlink()
     (tmp_path / "config.json").write_text('{"model_type": "vit_mae", "image_size": 32, "num_channels": 3}')
     facts = model_facts(
-        tmp_path, *["ViTMAEForPreTraining"] * 2, num_parameters=5, num_trained=5, base_model="user/base"
+        tmp_path,
+        *["ViTMAEForPreTraining"] * 2,
+        num_parameters=5,
+        num_trained=5,
+        base_model="user/base",
+        base_revision="v1",
     )
     assert (facts["kind"], facts["base_model"], facts["image"]) == ("mae", "user/base", [3, 32])
+    assert facts["base_revision"] == "v1"
 
 
 def test_published_files_hold_no_paths_no_pickles_and_no_secrets(tmp_path, monkeypatch):

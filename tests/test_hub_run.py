@@ -179,6 +179,30 @@ def test_strategies(tiny, tmp_path, monkeypatch, strategy, expected):
         assert len(commits) == 1 + 2 * len(expected) + (3 if strategy == "checkpoint" else 0)
 
 
+def test_main_ends_with_the_release_of_the_latest_task_in_whichever_order_they_come(tiny, tmp_path, monkeypatch):
+    """What `from_pretrained` loads without a revision is never an earlier task's model than it was before."""
+    settings = {"evaluate_on": "none", **PUBLISH}
+    with LoopbackHub() as hub:
+        connect(monkeypatch, hub, tmp_path / "cache")
+        tiny.run(tmp_path / "run", hub_strategy="end", **settings)
+        trainer = tiny.run(tmp_path / "run", resume=True, hub_strategy="every_save", **settings)
+        again = tiny.trainer(tmp_path / "run", **settings)
+        for name, length in (("03-c", 3), ("01-a", 1)):
+            again.anneal(tmp_path / "run" / "trunk" / name, length)
+        assert main(["push", str(tmp_path / "run"), "--hub_model_id", "user/model"]) == 0
+        releases = ["03-c", "03-c-from-19-over-3"]
+        assert hub.titles() == [title for name in releases for title in (f"release {name}", f"Card of release {name}")]
+        late = ["01-a", "02-b", "01-a-from-6-over-1"]
+        onto = hub.titles("earlier")[2:]
+        assert onto == [title for name in late for title in (f"release {name}", f"Card of release {name}")]
+        for name in (*releases, *late):
+            local = trainer._output_dir / "releases" / name / "model.safetensors"
+            assert hub.files(f"task-{name}")["model.safetensors"] == local.read_bytes()
+        assert main(["push", str(tmp_path / "run"), "--hub_model_id", "user/copy"]) == 0
+        assert len(hub.titles(repo="user/copy")) == 10
+        assert hub.titles(repo="user/copy")[-1] == "Card of release 03-c"
+
+
 def test_samples_of_a_stream_that_are_kept_for_replay_are_never_published(tiny, tmp_path):
     tasks = [Task(name, data.to_iterable_dataset(), num_steps=8) for name, data in tiny.data("ab").items()]
     changes = {"hub_strategy": "all_checkpoints", "evaluate_on": "none", "eval_dataset": {}, **PUBLISH}
@@ -386,6 +410,26 @@ def test_the_card_of_an_annealing_on_other_data_names_that_data(tmp_path, capsys
     card = (tmp_path / "run" / "releases" / "01-docs-from-4-over-2-on-dataset" / "README.md").read_text()
     assert "trained on other data than the task's: dataset, built-in corpus `cpp`." in card
     assert "| 1 | **docs** | built-in corpus `docs` | - | 6 | 2 |" in card, "the samples are of the other data"
+
+
+def test_the_verb_anneal_says_where_to_take_a_trunk_of_the_hub_from(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["anneal", "user/model@task-01-a-trunk", "--num_anneal_steps", "2", "--config", "recipe.yaml"]) == 1
+    assert "user/model@task-01-a-trunk lies on the Hub: download it and its recipe first" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(OSError("Try again."), "OSError: Try again."), (OSError("x"), "OSError: x.")]
+)
+def test_a_trunk_that_cannot_be_had_is_told_in_one_sentence(tiny, tmp_path, monkeypatch, error, said):
+    def refuse(*given, **options):
+        raise error
+
+    monkeypatch.setattr("hf_infinite_lr.hub.download.hf_hub_download", refuse)
+    with pytest.raises(ValueError, match="cannot be had") as caught:
+        tiny.run(tmp_path / "run", resume="user/model@task-01-a-trunk")
+    assert str(caught.value) == f"resume_from_checkpoint='user/model@task-01-a-trunk' cannot be had: {said}"
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from typing import Any
 from hf_infinite_lr.cli.run import leave_process_group, talk_once
 from hf_infinite_lr.cli.train import refuse
 from hf_infinite_lr.files import read_json
-from hf_infinite_lr.hub import RECIPE
+from hf_infinite_lr.hub import RECIPE, is_hub_revision
 from hf_infinite_lr.manifest import STATE
 from hf_infinite_lr.recipe import load_recipe, parse_value
 from hf_infinite_lr.recipe.document import read_document
@@ -45,6 +45,10 @@ def anneal(argv: Sequence[str]) -> int:
         return 0 if argv else 2
     checkpoint = Path(argv[0])
     try:
+        if is_hub_revision(argv[0]):
+            raise ValueError(
+                f"{argv[0]} lies on the Hub: download it and its recipe first, as its release's card says."
+            )
         own, overrides = _own_options(argv[1:])
         if "num_anneal_steps" not in own:
             raise ValueError("--num_anneal_steps N is missing.")

@@ -53,7 +53,9 @@ def fetch_trunk(
         names = _names(Path(hf_hub_download(repo_id, MANIFEST, revision=revision, token=token)), checkpoint)
         snapshot = Path(snapshot_download(repo_id, revision=revision, allow_patterns=[*names, MANIFEST], token=token))
     except (HTTPError, OSError) as error:
-        raise ValueError(f"resume_from_checkpoint={checkpoint!r} cannot be had: {short(error)}.") from error
+        raise ValueError(
+            f"resume_from_checkpoint={checkpoint!r} cannot be had: {short(error).rstrip('.')}."
+        ) from error
     for name in [*names, MANIFEST]:
         if (snapshot / name).exists():
             (aside / name).parent.mkdir(parents=True, exist_ok=True)

@@ -132,7 +132,7 @@ def model_facts(
         "num_parameters": num_parameters,
         "num_trained": num_trained,
         "base_model": hub_id(base),
-        "base_revision": revision,
+        "base_revision": revision if hub_id(base) else None,
         "from_scratch": not base,
         "has_config": bool(config),
         "has_tokenizer": (folder / "tokenizer_config.json").exists(),
