@@ -179,30 +179,6 @@ def test_strategies(tiny, tmp_path, monkeypatch, strategy, expected):
         assert len(commits) == 1 + 2 * len(expected) + (3 if strategy == "checkpoint" else 0)
 
 
-def test_main_ends_with_the_release_of_the_latest_task_in_whichever_order_they_come(tiny, tmp_path, monkeypatch):
-    """What `from_pretrained` loads without a revision is never an earlier task's model than it was before."""
-    settings = {"evaluate_on": "none", **PUBLISH}
-    with LoopbackHub() as hub:
-        connect(monkeypatch, hub, tmp_path / "cache")
-        tiny.run(tmp_path / "run", hub_strategy="end", **settings)
-        trainer = tiny.run(tmp_path / "run", resume=True, hub_strategy="every_save", **settings)
-        again = tiny.trainer(tmp_path / "run", **settings)
-        for name, length in (("03-c", 3), ("01-a", 1)):
-            again.anneal(tmp_path / "run" / "trunk" / name, length)
-        assert main(["push", str(tmp_path / "run"), "--hub_model_id", "user/model"]) == 0
-        releases = ["03-c", "03-c-from-19-over-3"]
-        assert hub.titles() == [title for name in releases for title in (f"release {name}", f"Card of release {name}")]
-        late = ["01-a", "02-b", "01-a-from-6-over-1"]
-        onto = hub.titles("earlier")[2:]
-        assert onto == [title for name in late for title in (f"release {name}", f"Card of release {name}")]
-        for name in (*releases, *late):
-            local = trainer._output_dir / "releases" / name / "model.safetensors"
-            assert hub.files(f"task-{name}")["model.safetensors"] == local.read_bytes()
-        assert main(["push", str(tmp_path / "run"), "--hub_model_id", "user/copy"]) == 0
-        assert len(hub.titles(repo="user/copy")) == 10
-        assert hub.titles(repo="user/copy")[-1] == "Card of release 03-c"
-
-
 def test_samples_of_a_stream_that_are_kept_for_replay_are_never_published(tiny, tmp_path):
     tasks = [Task(name, data.to_iterable_dataset(), num_steps=8) for name, data in tiny.data("ab").items()]
     changes = {"hub_strategy": "all_checkpoints", "evaluate_on": "none", "eval_dataset": {}, **PUBLISH}

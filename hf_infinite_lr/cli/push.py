@@ -21,7 +21,6 @@ from hf_infinite_lr.hub import (
     send_queue,
 )
 from hf_infinite_lr.hub.background import PATIENCE_SECONDS
-from hf_infinite_lr.hub.queue import EARLIER_BRANCH
 from hf_infinite_lr.report import read_run
 
 LEFT = 3
@@ -99,7 +98,7 @@ def _releases(queue: PublicationQueue, names: Sequence[str], repo_id: str) -> li
     if not names:
         raise ValueError(f"{queue.output_dir / 'releases'} holds no release with a card.")
     known = [*(sent.publication for sent in queue.sent()), *queue.waiting()]
-    asked = [each for each in known if each.kind == "release" and each.branch != EARLIER_BRANCH]
+    asked = [publication for publication in known if publication.kind == "release"]
     branch, private = (asked[-1].branch, asked[-1].private) if asked else ("main", None)
     return [queue.publication("release", name, repo_id, branch=branch, private=private) for name in names]
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import uuid
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from glob import escape
 from pathlib import Path
 
@@ -21,11 +20,7 @@ FOLDER = "hub"
 KINDS = {"release": "releases", "trunk": "trunk"}
 """What can be published, with the directory below `output_dir` where it lies."""
 
-EARLIER_BRANCH = "earlier"
-"""Where a release goes that is published after one of a later task, so that its own branch ends with the latest."""
-
 _SCHEMA_VERSION = 1
-_FILE_OF_A_RELEASE = re.compile(r"\d+-release-(?P<task>\d+)-.*\.json")
 
 
 @dataclass(frozen=True)
@@ -125,7 +120,7 @@ class PublicationQueue:
         Args:
             new ([`Publication`]): From [`~PublicationQueue.publication`].
         """
-        places = [file for file, old in self._files(new) if _same_place(old, new)]
+        places = [file for file, old in self._files(new) if (old.folder, old.repo_id) == (new.folder, new.repo_id)]
         file = places[0] if places else self._waiting / f"{self._next():06d}{_ending(new)}"
         write_json(file, {"schema_version": _SCHEMA_VERSION, **asdict(new)})
 
@@ -136,7 +131,7 @@ class PublicationQueue:
             kind (`str`): `release` or `trunk`.
             name (`str`): The directory's name.
             repo_id (`str`): Where it goes.
-            branch (`str`): The branch; a release that comes after a later task's goes to `EARLIER_BRANCH`.
+            branch (`str`): The branch.
             private (`bool`, *optional*): Of a repository that has yet to be created.
 
         Raises:
@@ -144,20 +139,7 @@ class PublicationQueue:
         """
         check_repo_id(repo_id)
         digest = weights_digest(self.output_dir / KINDS[kind] / name)
-        new = Publication(kind, name, repo_id, branch, private, self._run_id(), digest)
-        return replace(new, branch=EARLIER_BRANCH) if kind == "release" and self._is_late(new) else new
-
-    def _is_late(self, new: Publication) -> bool:
-        """Whether a release of a later task is before it on its branch; one that is made again stays where it was."""
-        gone = [sent.publication for sent in self.sent(new) if _same_place(sent.publication, new)]
-        if gone:
-            return gone[-1].branch == EARLIER_BRANCH
-        own = [file for file, old in self._files(new) if _same_place(old, new)]
-        before = [entry for file, entry in self._files() if _is_later(file, new) and (not own or file < own[0])]
-        before += [
-            sent.publication for file in _listed(self._sent, None) if _is_later(file, new) and (sent := _sent_by(file))
-        ]
-        return any((each.repo_id, each.branch) == (new.repo_id, new.branch) for each in before)
+        return Publication(kind, name, repo_id, branch, private, self._run_id(), digest)
 
     def has_sent(self, publication: Publication) -> bool:
         """Whether exactly this has gone already."""
@@ -244,17 +226,6 @@ def _ending(publication: Publication) -> str:
 
 def _listed(folder: Path, of: Publication | None) -> list[Path]:
     return sorted(folder.glob(f"*{escape('.json' if of is None else _ending(of))}"))
-
-
-def _same_place(one: Publication, other: Publication) -> bool:
-    """Whether two are the same directory for the same repository, with whichever weights."""
-    return (one.folder, one.repo_id) == (other.folder, other.repo_id)
-
-
-def _is_later(file: Path, than: Publication) -> bool:
-    """Whether a file, by its name, is of a release of a later task."""
-    match, number = _FILE_OF_A_RELEASE.fullmatch(file.name), re.match(r"\d+", than.name)
-    return match is not None and number is not None and int(match["task"]) > int(number[0])
 
 
 def _publication_in(file: Path) -> Publication:

@@ -59,8 +59,7 @@ class Publishing(Host):
     """Writes the card of every release, and puts releases and trunks into the queue where `push_to_hub` asks for it.
 
     `hub_strategy`: `end` publishes the last release, `every_save` every release, `checkpoint` and `all_checkpoints`
-    the trunks too. Nothing else reaches the Hub. A release that comes after a later task's, such as an earlier trunk
-    annealed anew, goes to a branch `earlier`, so that `main` ends with the release of the latest task.
+    the trunks too. Nothing else reaches the Hub.
     """
 
     record: RunRecord
