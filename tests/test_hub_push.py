@@ -407,6 +407,25 @@ def test_the_thread_gives_up_when_its_patience_is_used_up(hub, queue, monkeypatc
     assert_complete(hub, queue)
 
 
+def test_a_server_that_asks_to_wait_for_ages_is_given_up_at_the_end(hub, queue, caplog):
+    caplog.set_level("INFO", logger="hf_infinite_lr")
+    hub.fail("refs", 429, retry_after=10**13, times=1000)
+    sender = BackgroundSender(queue, Publisher(queue.output_dir, fault_of))
+    sender.notify()
+    while "is tried again in" not in caplog.text:
+        hub.stopping.wait(0.01)
+    hub.stopping.wait(0.2)  # by now it waits; sleeping is switched off
+    assert {each.reason for each in sender.finish()} == {"the Hub answered 429 Too Many Requests: told to fail"}
+    assert "Traceback" not in caplog.text, "which ends the attempt, without a pause"
+
+
+def test_a_directory_that_its_user_has_removed_is_told(hub, queue):
+    shutil.rmtree(queue.output_dir / "trunk" / "01-a")
+    (left,) = send(queue)
+    assert (left.reason, left.refused) == ("trunk/01-a is no longer there", True)
+    assert hub.titles() == RELEASE
+
+
 def test_the_end_can_be_waited_for_a_moment_at_a_time(hub, queue, caplog):
     caplog.set_level("INFO", logger="hf_infinite_lr")
     hub.open.clear()

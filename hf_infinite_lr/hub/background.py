@@ -110,7 +110,7 @@ class BackgroundSender:
     def _pause(self, seconds: float) -> bool:
         """Waits; from the end of the training on only as long as the patience lasts."""
         until = time.monotonic() + seconds
-        self._closing.wait(seconds)
+        self._closing.wait(min(seconds, threading.TIMEOUT_MAX))
         rest = until - time.monotonic()
         if rest > self._patience:
             return False

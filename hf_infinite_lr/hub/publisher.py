@@ -138,6 +138,8 @@ class Publisher:
         """
         folder = self.output_dir / publication.folder
         with _read_here(publication):
+            if not folder.is_dir():
+                raise NotPublishableError(f"{publication.folder} is no longer there")
             if (fault := self._fault_in(folder)) is not None:
                 raise NotPublishableError(f"{publication.folder} is not whole: {fault}")
             return contents_of(folder, publication.kind, secrets=secrets_of(self.output_dir, self.token))
