@@ -451,6 +451,23 @@ def test_a_run_that_stops_early_and_keeps_its_start(small_recipe, capsys):
             r"methods\.attention_preserving cannot be used with DeepSpeed ZeRO-3",
         ),
         ("[]", [], r"is no Accelerate configuration"),
+        ("{deepspeed_config_file: BROKEN}", [], r"deepspeed: .*BROKEN is no JSON: Expecting"),
+        (
+            "{distributed_type: MULTI_GPU}",
+            [],
+            r"num_processes=-1 of .* must be an integer of 1 or more; or pass --num_p",
+        ),
+        ("{distributed_type: MULTI_GPU, num_processes: two}", [], r"num_processes='two' of .* must be an integer"),
+        (
+            "{distributed_type: MULTI_GPU, num_processes: 2}",
+            ["--num_processes", "0"],
+            r"num_processes=0 of .* must be",
+        ),
+        (
+            "{distributed_type: MULTI_GPU, num_processes: 2, num_machines: 0}",
+            [],
+            r"num_machines=0 of .* must be an int",
+        ),
     ],
 )
 def test_what_of_launch_file_and_recipe_does_not_fit_is_refused(
@@ -465,11 +482,12 @@ def test_what_of_launch_file_and_recipe_does_not_fit_is_refused(
         "ZERO": {**zero, "gradient_clipping": "auto"},
         "PLAIN": {},
         "UNCLIPPED": zero,
+        "BROKEN": "stage: 2",
     }
     if "distributed_type" not in content and content != "[]":
         content = f"{{distributed_type: DEEPSPEED, num_processes: 2, deepspeed_config: {content}}}"
     for name, config in files.items():
-        (tmp_path / name).write_text(json.dumps(config))
+        (tmp_path / name).write_text(config if isinstance(config, str) else json.dumps(config))
         content = content.replace(name, str(tmp_path / name))
     launch = tmp_path / "launch.yaml"
     launch.write_text(content)

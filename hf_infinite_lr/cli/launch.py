@@ -87,8 +87,11 @@ def read_launch(path: Path, num_processes: int | None = None, num_machines: int 
     from accelerate.utils import DistributedType
 
     config = _read_config(path)
-    kind, processes = config.distributed_type, num_processes or config.num_processes
-    machines = num_machines or config.num_machines
+    kind, machines = config.distributed_type, config.num_machines if num_machines is None else num_machines
+    processes = config.num_processes if num_processes is None else num_processes
+    for key, value in (("num_processes", processes), ("num_machines", machines)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{key}={value!r} of {path} must be an integer of 1 or more; or pass --{key}.")
     if processes % machines:
         raise ValueError(f"num_processes={processes} must be a multiple of num_machines={machines}.")
     replicas = _num_replicas(config, processes)
@@ -164,7 +167,10 @@ def _refuse_another_engine(config: Any, processes: int) -> None:
 def _deepspeed(config: Mapping[str, Any]) -> dict[str, Any]:
     """Accelerate's own names as DeepSpeed's; of a file of DeepSpeed's, its content."""
     if file := config.get("deepspeed_config_file"):
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
+        try:
+            content = json.loads(Path(file).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"deepspeed: {file} is no JSON: {error}.") from error
         if "zero_optimization" not in content:
             raise ValueError(f"deepspeed: {file} lacks zero_optimization, without which Accelerate refuses it.")
         content["zero_optimization"].setdefault("stage", 0)
