@@ -220,7 +220,8 @@ def test_only_empty_documents(tmp_path):
 
 def test_one_document_cannot_be_split(tmp_path):
     (tmp_path / "book.txt").write_text("One long document.")
-    with pytest.raises(ValueError, match=r"too few different documents \(1\) to hold some out: name eval_data_files"):
+    sentence = r"too few different documents \(1\) to hold some out: name eval_data_files or eval_split \(a plain text"
+    with pytest.raises(ValueError, match=sentence):
         load_text(TextSource(name="news", data_files=str(tmp_path / "book.txt")))
 
 

@@ -86,6 +86,9 @@ class DataSource:
     rows: ClassVar[str] = "rows"
     """What the rows are called in messages."""
 
+    hint_of_rows: ClassVar[str] = ""
+    """What a message of too few rows says of how to have more."""
+
     only_of_builtin: ClassVar[tuple[str, ...]] = ()
     """Keys of a subclass that go with `builtin` alone."""
 
@@ -231,7 +234,7 @@ class DataSource:
         if mask.all():
             raise ValueError(
                 f"Task {self.name!r} has too few different {self.rows} ({len(places)}) to hold some out: name "
-                "eval_data_files or eval_split."
+                f"eval_data_files or eval_split{self.hint_of_rows}."
             )
         return mask
 
