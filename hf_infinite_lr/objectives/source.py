@@ -211,7 +211,10 @@ class DataSource:
             return [pattern]
         paths = sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file())
         if not paths:
-            raise ValueError(f"data_files {pattern!r} of task {self.name!r} matches no file.")
+            hint = (
+                f": a folder is given by a pattern, {pattern.rstrip('/') + '/*'!r}" if Path(pattern).is_dir() else ""
+            )
+            raise ValueError(f"data_files {pattern!r} of task {self.name!r} matches no file{hint}.")
         return paths
 
     def held_out(self, places: np.ndarray) -> np.ndarray:
