@@ -61,7 +61,7 @@ def _verdict(key: str, saved: ScheduleState, new: ScheduleState, resumed: Schedu
         applied = [resumed.base_lrs == new.base_lrs]
     else:
         wanted = {
-            (phase.task, phase.name): _level(phase) for phase in new.schedule_relative_to(resumed.base_lrs[0]).phases
+            (phase.task, phase.name): _level(phase) for phase in new.schedule_relative_to(resumed.base_lrs).phases
         }
         applied = [
             key not in RATE_KEYS or math.isclose(_level(phase), wanted.get((phase.task, phase.name), _level(phase)))

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from hf_infinite_lr import ContinualTrainer
 from hf_infinite_lr.cli import main
 from hf_infinite_lr.stream import Task
 
@@ -40,6 +41,25 @@ def test_release_is_that_of_the_run(tiny, tmp_path, budget, index):
     annealed = weights(release)
     assert all(torch.equal(annealed[name], tensor) for name, tensor in expected.items())
     assert files(tmp_path) == before
+
+
+class SlowFirst(ContinualTrainer):
+    """With an optimizer whose first group has a tenth of the rate."""
+
+    def create_optimizer(self, model=None):
+        first, *others = self.model.parameters()
+        groups = [{"params": [first], "lr": 0.1 * self.args.learning_rate}, {"params": others}]
+        self.optimizer = torch.optim.SGD(groups, lr=self.args.learning_rate)
+        return self.optimizer
+
+
+def test_an_absolute_floor_of_groups_with_own_rates_is_that_of_the_run(tiny, tmp_path):
+    kwargs = {"num_cooldown_steps": 2, "num_anneal_steps": 2, "min_lr": 0.2 * tiny.PEAK}
+    changed = {"cls": SlowFirst, "lr_scheduler_kwargs": kwargs, "eval_dataset": {}, "evaluate_on": "none"}
+    tiny.run(tmp_path, tiny.data("a"), **changed)
+    expected = weights(tmp_path / "releases" / "01-a")
+    annealed = weights(tiny.trainer(tmp_path, tiny.data("a"), **changed).anneal(tmp_path / "trunk" / "01-a", 2))
+    assert all(torch.equal(annealed[name], tensor) for name, tensor in expected.items())
 
 
 def test_longer_branch_is_another_model(tiny, tmp_path):

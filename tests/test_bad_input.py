@@ -162,6 +162,8 @@ def test_tasks(tiny, tmp_path, make, message):
     [
         (lambda rows: {"a": rows}, r"Task 'b' has no eval_dataset.*evaluate_on='none'"),
         (lambda rows: None, r"Task 'a' has no eval_dataset"),
+        (lambda rows: {"a": rows, "b": rows.select([])}, r"The eval_dataset of 'b' is empty, so that it would have"),
+        (lambda rows: {"a": rows, "b": rows, "general": []}, r"The eval_dataset of 'general' is empty"),
         (lambda rows: rows, r"eval_dataset of type Dataset must be a dict name -> dataset"),
         (lambda rows: [rows], r"eval_dataset is a list of 1 datasets for 2 tasks"),
         (lambda rows: {"a": rows, "b": rows, "A!": rows}, r"'a' and 'A!' are the same"),
@@ -170,6 +172,12 @@ def test_tasks(tiny, tmp_path, make, message):
 )
 def test_held_out_data(tiny, tmp_path, held_out, message):
     refused(tiny, tmp_path, message, tiny.data("ab"), eval_dataset=held_out(tiny.rows(4, 0)))
+
+
+def test_held_out_data_given_twice(tiny, tmp_path):
+    tasks, held_out = [Task("a", tiny.data("a")["a"], tiny.rows(4, 0))], {"a": tiny.rows(4, 1)}
+    message = r"Task 'a' has an eval_dataset of its own, and eval_dataset=\{'a': ...\} names another: give one of them"
+    refused(tiny, tmp_path, message, tasks, eval_dataset=held_out)
 
 
 def test_plain_training_arguments_are_refused(tiny, tmp_path):

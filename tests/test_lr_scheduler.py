@@ -431,6 +431,24 @@ class TestOverride:
         assert rate(scheduler) == pytest.approx(cosine.get_last_lr()[0])
         assert scheduler.rate_at(60) == pytest.approx(0.1 * LR)
 
+    def test_another_scheduler_whose_first_group_stands_still(self):
+        def groups():
+            return [{"params": [torch.nn.Parameter(torch.ones(2))], "lr": peak} for peak in (0.0, LR)]
+
+        linear = torch.optim.lr_scheduler.LinearLR(torch.optim.AdamW(groups()), 0.5, 0.5)
+        scheduler = make(optimizer=torch.optim.AdamW(groups(), lr=LR), on_resume="anneal", num_anneal_steps=10)
+        assert load(scheduler, linear.state_dict()).get_last_lr() == [0.0, 0.5 * LR]
+
+    def test_an_absolute_floor_follows_a_peak_that_is_not_applied(self):
+        def grouped(lr, **kwargs):
+            groups = [{"params": [torch.nn.Parameter(torch.ones(2))], "lr": peak} for peak in (0.0, lr)]
+            return make(optimizer=torch.optim.AdamW(groups, lr=lr), **kwargs)
+
+        state = saved_at(60, lambda: grouped(LR, num_anneal_steps=0))
+        scheduler = load(grouped(2 * LR, num_anneal_steps=10, min_lr=5e-5), state)
+        scheduler.set_position(100)
+        assert scheduler.get_last_lr() == pytest.approx([0.0, 5e-5])
+
 
 class TestAnneal:
     def test_starts_here_and_then_holds(self):
@@ -453,6 +471,19 @@ class TestAnneal:
         scheduler = load(make(**new), saved_at(60))
         assert rate(scheduler) == pytest.approx(0.75 * LR)
         assert scheduler.rate_at(70) == pytest.approx(5e-5)
+
+    @pytest.mark.parametrize("peaks", [(0.1 * LR, LR), (0.0, LR), (0.0, 0.0)])
+    @pytest.mark.parametrize("factor", [1, 2])
+    def test_an_absolute_floor_is_of_the_peak_and_not_of_the_first_group(self, peaks, factor):
+        def grouped(lr, rates, **kwargs):
+            groups = [{"params": [torch.nn.Parameter(torch.ones(2))], "lr": rate} for rate in rates]
+            return make(optimizer=torch.optim.AdamW(groups, lr=lr), **kwargs)
+
+        state = saved_at(60, lambda: grouped(LR, peaks))
+        new = {"on_resume": "anneal", "num_anneal_steps": 10, "min_lr": 5e-5}
+        scheduler = load(grouped(factor * LR, [factor * peak for peak in peaks], **new), state)
+        scheduler.set_position(70)
+        assert scheduler.get_last_lr() == pytest.approx([5e-5 * peak / LR for peak in peaks])
 
     @pytest.mark.parametrize(
         ("new", "sentence"),

@@ -106,6 +106,8 @@ def test_continual_trainer_in_eight_lines(tmp_path, monkeypatch):
     released = re.search(r"out/releases/(\S+), (\S+), (\S+);", code).groups()
     assert sorted(path.name for path in Path("out/releases").iterdir()) == sorted(released)
     assert Path("out/report/report.md").is_file()
+    full_states = {path.stat().st_ino for path in Path("out").rglob("optimizer.pt")}
+    assert len(full_states) == 2 * len(released)  # of the trunk and of the task's end, as the text says
     assert scope["trainer"].columns == ("web", "code", "german", "general")
 
 

@@ -200,6 +200,12 @@ def test_not_utf8(tmp_path, suffix, offset):
         load_text(TextSource(data_files=str(path)))
 
 
+@pytest.mark.parametrize("end", ["", "/"])
+def test_a_folder_is_answered_with_its_pattern(tmp_path, end):
+    with pytest.raises(ValueError, match=rf"matches no file: a folder is given by a pattern, '{tmp_path}/\*'"):
+        load_text(TextSource(data_files=f"{tmp_path}{end}"))
+
+
 def test_text_that_ends_inside_a_character(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"abc" + "漢".encode()[:2])
     with pytest.raises(ValueError, match="is not UTF-8 text: byte 3 cannot"):
@@ -220,7 +226,8 @@ def test_only_empty_documents(tmp_path):
 
 def test_one_document_cannot_be_split(tmp_path):
     (tmp_path / "book.txt").write_text("One long document.")
-    with pytest.raises(ValueError, match=r"too few different documents \(1\) to hold some out: name eval_data_files"):
+    sentence = r"too few different documents \(1\) to hold some out: name eval_data_files or eval_split \(a plain text"
+    with pytest.raises(ValueError, match=sentence):
         load_text(TextSource(name="news", data_files=str(tmp_path / "book.txt")))
 
 

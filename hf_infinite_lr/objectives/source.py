@@ -86,6 +86,9 @@ class DataSource:
     rows: ClassVar[str] = "rows"
     """What the rows are called in messages."""
 
+    hint_of_rows: ClassVar[str] = ""
+    """What a message of too few rows says of how to have more."""
+
     only_of_builtin: ClassVar[tuple[str, ...]] = ()
     """Keys of a subclass that go with `builtin` alone."""
 
@@ -208,7 +211,10 @@ class DataSource:
             return [pattern]
         paths = sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file())
         if not paths:
-            raise ValueError(f"data_files {pattern!r} of task {self.name!r} matches no file.")
+            hint = (
+                f": a folder is given by a pattern, {pattern.rstrip('/') + '/*'!r}" if Path(pattern).is_dir() else ""
+            )
+            raise ValueError(f"data_files {pattern!r} of task {self.name!r} matches no file{hint}.")
         return paths
 
     def held_out(self, places: np.ndarray) -> np.ndarray:
@@ -231,7 +237,7 @@ class DataSource:
         if mask.all():
             raise ValueError(
                 f"Task {self.name!r} has too few different {self.rows} ({len(places)}) to hold some out: name "
-                "eval_data_files or eval_split."
+                f"eval_data_files or eval_split{self.hint_of_rows}."
             )
         return mask
 

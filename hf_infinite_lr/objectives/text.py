@@ -48,6 +48,7 @@ class TextSource(DataSource):
     text_column: str = "text"
 
     rows: ClassVar[str] = "documents"
+    hint_of_rows: ClassVar[str] = " (a plain text file is one document; one for each line is what JSON lines are for)"
     only_of_builtin: ClassVar[tuple[str, ...]] = ("max_bytes", "eval_bytes")
     never_of_builtin: ClassVar[tuple[str, ...]] = ("text_column",)
 

@@ -22,7 +22,12 @@ def anneal_from(saved: ScheduleState, new: ScheduleState) -> ScheduleState:
     task = travelled[-1].task if travelled else 0
     start = saved.schedule(saved.position)
     anneal = annealing_phase(
-        task, _num_anneal_steps(saved, new), start, new.arguments, peak=saved.base_lrs[0], step=saved.position
+        task,
+        _num_anneal_steps(saved, new),
+        start,
+        new.arguments,
+        peak=new.peak_under(saved.base_lrs),
+        step=saved.position,
     )
     return replace(new, schedule=Schedule((*travelled, anneal)), base_lrs=saved.base_lrs, position=saved.position)
 

@@ -23,7 +23,7 @@ def continue_from(saved: ScheduleState, new: ScheduleState, *, rewinds: bool) ->
         )
     if not rewinds:
         _refuse_annealed(saved, new)
-    schedule = _keep_travelled(saved.schedule, new.schedule_relative_to(saved.base_lrs[0]), saved.position)
+    schedule = _keep_travelled(saved.schedule, new.schedule_relative_to(saved.base_lrs), saved.position)
     return replace(new, schedule=schedule, base_lrs=saved.base_lrs, position=saved.position)
 
 

@@ -1,6 +1,6 @@
 """The state of a schedule, as a checkpoint keeps it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,13 +51,24 @@ class ScheduleState:
         """Whether the run asks for other peaks than the one that wrote the checkpoint did, as far as it tells."""
         return saved.asked_lrs is not None and saved.asked_lrs != self.asked_lrs
 
-    def schedule_relative_to(self, peak: float) -> Schedule:
-        """Return the schedule with the levels that were given as absolute rates relative to another peak."""
-        if peak in (0.0, self.base_lrs[0]):
+    def peak_under(self, base_lrs: Sequence[float]) -> float:
+        """Return the peak of the run, to which absolute rates refer, as a checkpoint with these group peaks had it.
+
+        A group may have any multiple of it, and 0 as well: that of a group with a rate, then and now, says how far
+        the peak has moved.
+        """
+        own = self.asked_lrs or self.base_lrs
+        then, now = next(((old, new) for old, new in zip(base_lrs, own, strict=True) if old and new), (1.0, 1.0))
+        return then * (float(self.arguments["learning_rate"]) / now)
+
+    def schedule_relative_to(self, base_lrs: Sequence[float]) -> Schedule:
+        """Return the schedule with the levels that were given as absolute rates relative to other group peaks."""
+        absolute = {"constant_lr", "min_lr"} & self.arguments.keys()
+        if not absolute or tuple(base_lrs) == self.base_lrs:
             return self.schedule
-        ratio = self.base_lrs[0] / peak
-        constant = ratio if "constant_lr" in self.arguments else 1.0
-        floor = ratio if "min_lr" in self.arguments else 1.0
+        ratio = float(self.arguments["learning_rate"]) / self.peak_under(base_lrs)
+        constant = ratio if "constant_lr" in absolute else 1.0
+        floor = ratio if "min_lr" in absolute else 1.0
         levels = {"constant": constant, "cooldown_to_constant": constant, "anneal": floor, "cosine_decay": floor}
         return Schedule(
             tuple(
@@ -94,7 +105,8 @@ class ScheduleState:
         """
         if "version" not in values:
             base_lrs = tuple(float(rate) for rate in values["base_lrs"])
-            factor = float(values["_last_lr"][0]) / base_lrs[0] if base_lrs[0] else 0.0
+            rates = zip(values["_last_lr"], base_lrs, strict=True)
+            factor = next((float(rate) / base_lr for rate, base_lr in rates if base_lr), 0.0)
             hold = Schedule((Phase("constant", 0, None, factor, factor, "constant"),))
             return cls("another scheduler", {}, "continue", hold, base_lrs, int(values["last_epoch"]))
         if values["version"] > STATE_VERSION:

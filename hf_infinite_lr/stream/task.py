@@ -197,6 +197,12 @@ class Stream:
         given = dict(eval_dataset or {})
         if isinstance(train_dataset, Stream):
             given = {**train_dataset.evaluate_also, **given}
+        for task in tasks:
+            if task.eval_dataset is not None and given.get(task.name, task.eval_dataset) is not task.eval_dataset:
+                raise ValueError(
+                    f"Task {task.name!r} has an eval_dataset of its own, and eval_dataset={{{task.name!r}: ...}} "
+                    "names another: give one of them."
+                )
         tasks = tuple(
             replace(task, eval_dataset=given.pop(task.name)) if task.name in given else task for task in tasks
         )

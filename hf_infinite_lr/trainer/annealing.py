@@ -95,7 +95,7 @@ class AnnealingAfterwards(Host):
         self.plan = annealing_plan(planned, state["global_step"], num_anneal_steps, from_first_batch=task is not None)
         trunk = ScheduleState.from_dict(torch.load(path / "scheduler.pt", weights_only=True))
         arguments = complete_arguments("infinite", curve_arguments(self.args.lr_scheduler_kwargs))
-        self.schedule = annealing_schedule(self.plan, trunk.schedule, arguments, trunk.base_lrs[0])
+        self.schedule = annealing_schedule(self.plan, trunk.schedule, arguments, trunk.peak_under(trunk.base_lrs))
         self._release_name = release_name(planned, self.plan, task)
         self.record = self._new_record()
         self.record.resume_from(state, ends=len(self.plan.tasks) - 1)

@@ -18,6 +18,7 @@ from transformers.utils import logging
 
 from hf_infinite_lr.stream.loading import kept_rng
 from hf_infinite_lr.stream.plan import StreamPlan
+from hf_infinite_lr.stream.reader import is_streaming
 from hf_infinite_lr.stream.task import Stream
 
 from .flow import Stopwatch
@@ -205,3 +206,9 @@ def check_evaluation(stream: Stream, evaluate_on: str) -> None:
             f"Task {missing[0]!r} has no eval_dataset: give one (eval_dataset={{{missing[0]!r}: ...}}), or set "
             "evaluate_on='none'."
         )
+    for name, dataset in stream.eval_datasets.items():
+        if evaluate_on != "none" and not is_streaming(dataset) and len(dataset) == 0:
+            raise ValueError(
+                f"The eval_dataset of {name!r} is empty, so that it would have no score: give it rows, or set "
+                "evaluate_on='none'."
+            )

@@ -163,7 +163,9 @@ def _by_rule(dataset: Any, rule: Rule) -> list[Dataset]:
         raise ValueError(f"eval_dataset of type {type(dataset).__name__} must be a datasets.Dataset.")
     numbers = rule.parts_of(column_values(dataset, rule.column))
     rows = [np.flatnonzero(numbers == part) for part in range(len(rule.names))]
-    _refuse_empty(rule, rows, "held-out samples")
+    _refuse_empty(
+        rule, rows, "held-out samples; hold out more rows, or name held-out data that has some for every task"
+    )
     return [dataset.select(part) for part in rows]
 
 
