@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -436,6 +437,17 @@ def test_the_end_can_be_waited_for_a_moment_at_a_time(hub, queue, caplog):
     hub.open.set()
     assert sender.finish() == []
     assert_complete(hub, queue)
+
+
+def test_the_interpreter_is_shared_in_short_turns_while_something_is_sent(hub, queue, monkeypatch):
+    before, publisher, seen = sys.getswitchinterval(), Publisher(queue.output_dir, fault_of), []
+    send_one = publisher.send
+    monkeypatch.setattr(publisher, "send", lambda each: (seen.append(sys.getswitchinterval()), send_one(each))[1])
+    sender = BackgroundSender(queue, publisher)
+    sender.notify()
+    assert sender.finish() == []
+    assert (len(seen), max(seen)) == (2, pytest.approx(0.0005))
+    assert sys.getswitchinterval() == before
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload:DeprecationWarning")  # the client's own

@@ -8,7 +8,8 @@ import os
 import sys
 import threading
 import time
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from huggingface_hub import constants
@@ -25,6 +26,7 @@ PATIENCE_SECONDS = 300.0
 
 _PROGRESS_SECONDS = 10.0
 _NICENESS = 19
+_TURN_SECONDS = 0.0005
 
 
 class BackgroundSender:
@@ -101,7 +103,7 @@ class BackgroundSender:
                 if file not in self._passed_over:
                     logger.warning("%s is passed over: %s", file, reason)
                     self._passed_over.add(file)
-            with quiet_uploads():
+            with quiet_uploads(), short_turns():
                 return send_queue(self._queue, self._publisher, pause=self._pause, on_sent=_tell)
         except Exception as error:
             logger.warning("sending the queue failed: %s", short(error), exc_info=True)
@@ -125,6 +127,21 @@ def make_way() -> None:
     if sys.platform == "linux":
         with suppress(OSError):  # of a sandbox that forbids the call
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+
+
+@contextmanager
+def short_turns() -> Iterator[None]:
+    """Lets other threads have the interpreter back after half a millisecond, where Python lets them wait for five.
+
+    A training gives it away in each operation and asks for it again after, so that it would wait for nearly all that
+    a thread beside it computes; `recipes/benchmarks/pushing.py` measures it.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(min(before, _TURN_SECONDS))
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def quiet_uploads() -> AbstractContextManager[object]:

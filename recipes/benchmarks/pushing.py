@@ -125,7 +125,7 @@ def watch_of(rounds, megabytes, folder, carrier, is_open):
     from transformers import TrainerCallback
 
     from hf_infinite_lr.hub import Publisher, send_queue
-    from hf_infinite_lr.hub.background import make_way, quiet_uploads
+    from hf_infinite_lr.hub.background import make_way, quiet_uploads, short_turns
     from hf_infinite_lr.trainer.checkpoints import fault_of
 
     class Watch(TrainerCallback):
@@ -182,7 +182,7 @@ def watch_of(rounds, megabytes, folder, carrier, is_open):
             make_way()
             before = time.thread_time()
             publisher = Publisher(queue.output_dir, fault_of, token="hf_benchmark", hashed_before=True)
-            with quiet_uploads():
+            with quiet_uploads(), short_turns():
                 left = send_queue(queue, publisher, pause=_never, on_sent=_tell_nobody)
             assert not left, left
             self.cpu_seconds += time.thread_time() - before
