@@ -446,7 +446,7 @@ def test_the_interpreter_is_shared_in_short_turns_while_something_is_sent(hub, q
     sender = BackgroundSender(queue, publisher)
     sender.notify()
     assert sender.finish() == []
-    assert (len(seen), max(seen)) == (2, pytest.approx(0.0005))
+    assert (len(seen), max(seen)) == (2, pytest.approx(0.0001))
     assert sys.getswitchinterval() == before
 
 

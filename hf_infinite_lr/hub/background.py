@@ -26,7 +26,7 @@ PATIENCE_SECONDS = 300.0
 
 _PROGRESS_SECONDS = 10.0
 _NICENESS = 19
-_TURN_SECONDS = 0.0005
+_TURN_SECONDS = 0.0001
 
 
 class BackgroundSender:
@@ -131,7 +131,7 @@ def make_way() -> None:
 
 @contextmanager
 def short_turns() -> Iterator[None]:
-    """Lets other threads have the interpreter back after half a millisecond, where Python lets them wait for five.
+    """Lets other threads have the interpreter back after a tenth of a millisecond, where Python lets them wait for five.
 
     A training gives it away in each operation and asks for it again after, so that it would wait for nearly all that
     a thread beside it computes; `recipes/benchmarks/pushing.py` measures it.
