@@ -131,7 +131,7 @@ def make_way() -> None:
 
 @contextmanager
 def short_turns() -> Iterator[None]:
-    """Lets other threads have the interpreter back after a tenth of a millisecond, where Python lets them wait for five.
+    """Lets other threads have the interpreter back after 0.1 milliseconds, where Python lets them wait for five.
 
     A training gives it away in each operation and asks for it again after, so that it would wait for nearly all that
     a thread beside it computes; `recipes/benchmarks/pushing.py` measures it.

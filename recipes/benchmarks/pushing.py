@@ -1,37 +1,25 @@
-"""Steps per second of a training while it publishes against the same training while it does not, within one run.
+"""What publishing a release costs the training beside it, in milliseconds and as a share of the time on its way.
 
-    python recipes/benchmarks/pushing.py [--rounds 24] [--megabytes 32] [--megabytes_per_second 8] [--without_xet]
+    OMP_NUM_THREADS=1 python recipes/benchmarks/pushing.py [--rounds 40] [--megabytes 32] [--without_xet]
 
 One process trains and again and again publishes a release in the background, as ContinualTrainer does, to a Hub of the
-tests in a process of its own that reads no faster than it is told and makes way for the training. Weights go to its
-storage by xet, as on the real one, whose client works beside the interpreter; --without_xet measures the client's
-other way (`HF_HUB_DISABLE_XET`), in which Python sends every byte. A publication costs the sending thread a few
-hundredths of a second whatever its size, and its bytes besides, so the size of the release is stated.
+tests in a process of its own. That Hub is on the same machine and as fast as it can be, so that everything that a
+publication makes this machine do comes within a second: while a slower line keeps the sender waiting, the training
+loses nothing. Weights go by xet, as to the real Hub, whose client works beside the interpreter; --without_xet measures
+the client's other way (`HF_HUB_DISABLE_XET`), in which Python sends every byte.
 
-While a release is on its way the Hub opens and closes in turns, for a few steps each. A Hub that is closed reads and
-answers nothing, so the sender soon sleeps, and these windows are those of a training that publishes nothing: the two
-are compared within a second or two, whatever the machine does in the minute. The step in which it closes is not
-counted: the client may still do what it does without the Hub (a digest of the weights, and by xet chunks of them).
+Each publication stands between a few steps without any. What the training loses by it are the seconds of its steps
+beyond as many such quiet ones. The Hub itself shares the machine's cores, which the real one does not: so in every
+round the same bytes also go to it from a third process that does nothing else (`sendfile`), and what that costs is the
+Hub's own. And in every round nothing is sent at all, which says how fine the measurement is.
 
-The Hub shares the machine's cores with the training, which the real one does not. So in every round the same bytes
-also go to it from a third process that does nothing else (`sendfile`), and what the training loses then is the Hub's
-own; and in every round nothing is sent at all for as long, which says how fine the measurement is.
-
-Printed are medians over the rounds with their 95 % intervals, as ratios of steps per second: of publishing against the
-Hub alone (what our pushing costs), and of the open windows against the closed ones of each of the three, the last of
-which is 1 in truth; and the CPU time of the sending thread for each release, without that of hf_xet's own threads. A
-release counts as a whole: the seconds of all its open windows over those of all its closed ones, so that a rare long
-stop counts for what it costs.
-
-These ratios are as coarse as the machine is unsteady. What the kernel counts for the training thread is not (Linux;
-with OMP_NUM_THREADS=1 it does all the work): the share of the open windows in which it slept, as it does while another
-thread holds the interpreter, and in which it was ready and had no core. Both together, beyond what they are beside
-the Hub alone, are what our pushing makes it wait. What is left of a slower step is that the training itself needed
-more CPU time, since caches and memory are shared: that ratio is printed too.
+Printed are means over the rounds with their 95 % intervals (Student's t). Lost seconds are also told apart as the
+kernel counts them for the training thread (Linux; with OMP_NUM_THREADS=1 it does all the work): asleep, as while
+another thread holds the interpreter, ready but without a core, and more CPU time of its own, since caches and memory
+are shared. The share is of the time that the bytes alone take on a line of --megabytes_per_second.
 """
 
 import argparse
-import hashlib
 import json
 import multiprocessing
 import os
@@ -48,21 +36,21 @@ from urllib.parse import urlsplit
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "tests")]
 
 from overhead import BATCH, common, data_and_model  # noqa: E402
-from turns import UNCOUNTED, spread  # noqa: E402
+from turns import UNCOUNTED  # noqa: E402
 
-WINDOW = 2
-"""Steps for which the Hub stays open, or closed."""
+QUIET = 4
+"""Steps before and after each publication to which its own are compared."""
 
 KINDS = ("publishing", "the Hub alone", "nothing")
 
 
-def serve(bytes_per_second, is_open, endpoint, done):
+def serve(endpoint, done):
     """The Hub, in a process of its own that makes way, because its work is somebody else's in truth."""
     from loopback_xet import XetHub
 
     os.nice(19)
     with XetHub() as hub:
-        hub.bytes_per_second, hub.lfs_above, hub.open = bytes_per_second, 1_000_000, is_open
+        hub.lfs_above = 1_000_000
         endpoint.put(hub.endpoint)
         done.wait()
 
@@ -71,11 +59,10 @@ def carry(connection, endpoint):
     """Sends files to the Hub's storage with as little work as can be, in a process of its own that makes way."""
     os.nice(19)
     address = urlsplit(endpoint)
-    while (path := connection.recv()) is not None:
+    while (task := connection.recv()) is not None:
+        path, digest = task
         with open(path, "rb") as file, socket.create_connection((address.hostname, address.port)) as to:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            size = file.seek(0, os.SEEK_END)
-            file.seek(0)
+            size = path.stat().st_size
             head = f"PUT /storage/{digest} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: {size}\r\n\r\n"
             to.sendall(head.encode())
             to.sendfile(file)
@@ -114,27 +101,27 @@ def _tell_nobody(_publication, _repo_id):
     """Nothing is printed while it is measured."""
 
 
-def training_thread():
-    """Seconds since whenever, seconds of CPU time and seconds without a core of the calling thread."""
-    on_cpu, without_core, _ = Path("/proc/thread-self/schedstat").read_text().split()
-    return time.perf_counter(), int(on_cpu) / 1e9, int(without_core) / 1e9
+def times_now():
+    """Seconds since whenever, and of the calling thread those on a core and those without one; CPU of all threads."""
+    on_core, without_core, _ = Path("/proc/thread-self/schedstat").read_text().split()
+    return time.perf_counter(), int(on_core) / 1e9, int(without_core) / 1e9, time.process_time()
 
 
-def watch_of(rounds, megabytes, folder, carrier, is_open):
+def watch_of(rounds, megabytes, folder, carrier):
     """A callback that publishes, lets the Hub work alone, and does neither, in turns, and times the steps."""
     from transformers import TrainerCallback
 
+    from hf_infinite_lr.files import file_sha256
     from hf_infinite_lr.hub import Publisher, send_queue
     from hf_infinite_lr.hub.background import make_way, quiet_uploads, short_turns
     from hf_infinite_lr.trainer.checkpoints import fault_of
 
     class Watch(TrainerCallback):
         def __init__(self):
-            self.queues = [
-                publication_of(Path(folder) / f"published-{n}", n + 1, megabytes) for n in range(2 * rounds)
-            ]
+            numbers = range(2 * rounds)
+            self.queues = [publication_of(Path(folder) / f"published-{n}", n + 1, megabytes) for n in numbers]
             self.rounds = {kind: [] for kind in KINDS}
-            self.cpu_seconds, self.steps = 0.0, WINDOW
+            self.sending_seconds, self.steps = [], QUIET
             self.course = self.follow()
             next(self.course)
 
@@ -144,30 +131,25 @@ def watch_of(rounds, megabytes, folder, carrier, is_open):
                 yield
             draw = random.Random(0)
             for kind in (kind for _ in range(rounds) for kind in draw.sample(KINDS, len(KINDS))):
-                is_open.set()
+                quiet = []
+                for _ in range(QUIET):
+                    quiet.append((yield))
                 is_busy = {"publishing": self.publish, "the Hub alone": self.carry, "nothing": self.rest}[kind]()
-                opened, closed = [], []
+                busy = [(yield)]
                 while is_busy():
-                    is_open.set()
-                    steps = 0
-                    while steps < WINDOW and (steps == 0 or is_busy()):
-                        opened.append((yield))
-                        steps += 1
-                    is_open.clear()
-                    yield
-                    for _ in range(steps):
-                        closed.append((yield))
-                self.rounds[kind].append(
-                    [[sum(each) for each in zip(*times, strict=True)] for times in (opened, closed)]
-                )
+                    busy.append((yield))
+                busy.append((yield))  # what ends with it may still go on
+                for _ in range(QUIET):
+                    quiet.append((yield))
+                self.rounds[kind].append((busy, quiet))
                 if kind == "publishing":
-                    self.steps = len(opened)
+                    self.steps = len(busy) - 1
 
         def on_train_begin(self, args, state, control, **kwargs):
-            self.since = training_thread()
+            self.since = times_now()
 
         def on_step_end(self, args, state, control, **kwargs):
-            before, self.since = self.since, training_thread()
+            before, self.since = self.since, times_now()
             try:
                 self.course.send([now - then for now, then in zip(self.since, before, strict=True)])
             except StopIteration:
@@ -185,28 +167,30 @@ def watch_of(rounds, megabytes, folder, carrier, is_open):
             with quiet_uploads(), short_turns():
                 left = send_queue(queue, publisher, pause=_never, on_sent=_tell_nobody)
             assert not left, left
-            self.cpu_seconds += time.thread_time() - before
+            self.sending_seconds.append(time.thread_time() - before)
 
         def carry(self):
-            if carrier.poll():
-                carrier.recv()  # that the one before has arrived
-            carrier.send(next(self.queues.pop().output_dir.rglob("*.safetensors")))
-            return lambda: not carrier.poll()
+            file = next(self.queues.pop().output_dir.rglob("*.safetensors"))
+            carrier.send((file, file_sha256(file)))
+            return lambda: not self.has_arrived()
+
+        def has_arrived(self):
+            return carrier.poll() and carrier.recv()
 
         def rest(self):
-            left = iter(range(self.steps))
+            left = iter(range(self.steps - 1))
             return lambda: next(left, None) is not None
 
     return Watch()
 
 
-def measure(rounds, megabytes, carrier, is_open):
+def measure(rounds, megabytes, carrier):
     from hf_infinite_lr import ContinualTrainer, ContinualTrainingArguments
     from hf_infinite_lr.objectives.packing import causal_lm_collator
 
     data, model = data_and_model(2000)
     with tempfile.TemporaryDirectory() as folder:
-        watch = watch_of(rounds, megabytes, folder, carrier, is_open)
+        watch = watch_of(rounds, megabytes, folder, carrier)
         args = ContinualTrainingArguments(
             **common(str(Path(folder) / "run"), 1_000_000),
             lr_scheduler_kwargs={"num_cooldown_steps": 0, "constant_lr_ratio": 1, "num_anneal_steps": 0},
@@ -224,52 +208,66 @@ def measure(rounds, megabytes, carrier, is_open):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--megabytes", type=int, default=32, help="of each release")
-    parser.add_argument("--megabytes_per_second", type=float, default=8.0, help="of each connection")
+    parser.add_argument("--megabytes_per_second", type=float, default=8.0, help="of the line that it would take")
     parser.add_argument("--without_xet", action="store_true")
     arguments = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
-    endpoint, is_open, done = spawn.Queue(), spawn.Event(), spawn.Event()
-    served = (arguments.megabytes_per_second * 1e6, is_open, endpoint, done)
-    spawn.Process(target=serve, args=served, daemon=True).start()
+    endpoint, done = spawn.Queue(), spawn.Event()
+    spawn.Process(target=serve, args=(endpoint, done), daemon=True).start()
     from huggingface_hub import constants
 
     constants.ENDPOINT, constants.HF_HUB_OFFLINE = endpoint.get(), False
     constants.HF_HUB_DISABLE_XET = arguments.without_xet
     carrier, far_end = spawn.Pipe()
     spawn.Process(target=carry, args=(far_end, constants.ENDPOINT), daemon=True).start()
-    watch = measure(arguments.rounds + 1, arguments.megabytes, carrier, is_open)
+    watch = measure(arguments.rounds + 1, arguments.megabytes, carrier)
     carrier.send(None)
     done.set()
     way = "without xet" if arguments.without_xet else "by xet"
-    pace = f"{arguments.megabytes_per_second} MB/s a connection"
-    print(f"batches of {BATCH}; releases of {arguments.megabytes} MB {way}, {pace}")
+    print(f"batches of {BATCH}; releases of {arguments.megabytes} MB {way}; {arguments.rounds} rounds")
     # The first round opens the client's connection.
-    tell({kind: rounds[1:] for kind, rounds in watch.rounds.items()})
-    cpu = watch.cpu_seconds / len(watch.rounds["publishing"])
-    print(f"the sending thread took {1000 * cpu:.0f} ms of CPU for each release")
+    rounds = {kind: of_kind[1:] for kind, of_kind in watch.rounds.items()}
+    tell(rounds, watch.sending_seconds[1:], arguments.megabytes / arguments.megabytes_per_second)
 
 
-def tell(rounds):
-    """Prints what was found: of each round the times of the open and of the closed windows."""
-    speed = {kind: [closed[0] / opened[0] for opened, closed in of_kind] for kind, of_kind in rounds.items()}
-    ones = [1.0] * len(rounds["nothing"])
-    seconds = statistics.median(opened[0] for opened, _ in rounds["publishing"])
-    print(f"{len(ones)} rounds, {seconds:.1f} s for a release")
-    print(f"publishing / the Hub alone, steps per second: {spread(speed['publishing'], speed['the Hub alone'])}")
-    waits = {kind: [1 - opened[1] / opened[0] for opened, _ in of_kind] for kind, of_kind in rounds.items()}
-    more = [one - other for one, other in zip(waits["publishing"], waits["the Hub alone"], strict=True)]
-    print(f"the training waits so much of the time more than beside the Hub alone: {spread(more, ones)}")
-    for kind, of_kind in rounds.items():
-        print(f"{kind}")
-        print(f"  open / closed, steps per second: {spread(speed[kind], ones)}")
-        cpu = [closed[1] / opened[1] for opened, closed in of_kind]
-        print(f"  the same by the training's own CPU time: {spread(cpu, ones)}")
-        asleep = [1 - (opened[1] + opened[2]) / opened[0] for opened, _ in of_kind]
-        print(f"  share of the open windows asleep: {spread(asleep, ones)}")
-        without_core = [opened[2] / opened[0] for opened, _ in of_kind]
-        print(f"  share of the open windows without a core: {spread(without_core, ones)}")
+def lost(rounds):
+    """By round: seconds of a publication's steps beyond as many quiet ones; asleep, without a core, and on one."""
+    found = []
+    for busy, quiet in rounds:
+        total, on_core, without_core, _ = (
+            sum(of_busy) - len(busy) * statistics.fmean(of_quiet)
+            for of_busy, of_quiet in zip(zip(*busy, strict=True), zip(*quiet, strict=True), strict=True)
+        )
+        found.append((total, total - on_core - without_core, without_core, on_core))
+    return found
+
+
+def tell(rounds, sending_seconds, seconds_on_the_line):
+    """Prints what was found: of each round the times of the steps while something is sent, and of the quiet ones."""
+    of_kind = {kind: lost(each) for kind, each in rounds.items()}
+    for kind, found in of_kind.items():
+        total, asleep, without_core, on_core = (milliseconds(each) for each in zip(*found, strict=True))
+        print(f"{kind}: the training loses {total}")
+        print(f"  asleep {asleep}; without a core {without_core}; more CPU time of its own {on_core}")
+    more = [own[0] - hub[0] for own, hub in zip(of_kind["publishing"], of_kind["the Hub alone"], strict=True)]
+    print(f"publishing less the Hub alone: {milliseconds(more)} for each release")
+    share, half = mean_and_half_width([100 * each / seconds_on_the_line for each in more])
+    print(f"  of the {seconds_on_the_line:.1f} s that its bytes take: {share:.2f} ± {half:.2f} % (bar: less than 1 %)")
+    others = [sum(step[3] - step[1] for step in busy) for busy, _ in rounds["publishing"]]
+    print(f"CPU time: sending thread {milliseconds(sending_seconds)}; with hf_xet's own {milliseconds(others)}")
+
+
+def mean_and_half_width(values):
+    from hf_infinite_lr.evaluation.interval import mean_and_half_width
+
+    return mean_and_half_width(values)
+
+
+def milliseconds(seconds):
+    mean, half = mean_and_half_width([1000 * each for each in seconds])
+    return f"{mean:.1f} ± {half:.1f} ms"
 
 
 if __name__ == "__main__":
