@@ -156,7 +156,8 @@ def test_two_processes_start_on_the_cpu_and_talk_once(on_two):
     assert settings(out)["global_batch_size"] == 4
     assert done.stderr.count("back on the trunk of 01-one") == 1
     assert done.stdout.count("release of two") == 1
-    assert done.stderr.count("Packing: 100%") == 3, "the samples of one, and what is held out of one and two"
+    # The samples of one, and what is held out of one and two; of what lies in the cache already there is no bar.
+    assert done.stderr.count("Packing: 100%") in (1, 3)
 
 
 @pytest.mark.slow

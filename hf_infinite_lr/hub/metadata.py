@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -73,9 +73,9 @@ def _results(facts: Mapping[str, Any], task_type: str) -> Iterator[EvalResult]:
 
 
 def _benchmark_results(facts: Mapping[str, Any], task_type: str) -> Iterator[EvalResult]:
-    names = {row["benchmark"]: (row["dataset"], row["subset"]) for row in facts["benchmarks"]}
+    names = {row["benchmark"]: (row["dataset"], row["subset"]) for row in _benchmarks(facts)}
     shared = Counter(names.values())
-    for row in _finite(facts["benchmarks"]):
+    for row in _benchmarks(facts):
         name = _one_line(row["benchmark"])
         is_alone = row["dataset"] and shared[names[row["benchmark"]]] == 1
         yield EvalResult(
@@ -99,7 +99,7 @@ def evaluation_entries(facts: Mapping[str, Any]) -> bytes | None:
         facts (`Mapping`): From [`~hf_infinite_lr.hub.facts.release_facts`].
     """
     first: dict[str, EvalResultEntry] = {}
-    for row in _finite(facts.get("benchmarks") or ()):
+    for row in _benchmarks(facts):
         if row["dataset"]:
             notes = ", ".join(_one_line(words) for words in (row["metric"], row["scored_by"]) if words)
             first.setdefault(
@@ -114,8 +114,9 @@ def evaluation_entries(facts: Mapping[str, Any]) -> bytes | None:
     return yaml.safe_dump(entries, sort_keys=False, allow_unicode=True).encode()
 
 
-def _finite(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    return (row for row in rows if math.isfinite(row["value"]))
+def _benchmarks(facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Scores that are numbers; the facts of earlier releases do not speak of benchmarks."""
+    return [row for row in facts.get("benchmarks", ()) if math.isfinite(row["value"])]
 
 
 def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
