@@ -38,7 +38,7 @@ from hf_infinite_lr.hub import (
 from hf_infinite_lr.hub import background as background_module
 from hf_infinite_lr.hub.contents import refuse_secrets
 from hf_infinite_lr.hub.metadata import card_metadata
-from hf_infinite_lr.hub.publisher import _set_timeout
+from hf_infinite_lr.hub.silence import _set_timeout
 from hf_infinite_lr.hub.templates import template_folder
 from hf_infinite_lr.trainer.checkpoints import fault_of
 
@@ -57,7 +57,7 @@ def hub(monkeypatch, tmp_path):
     """A Hub that the client of this process talks to, and no waiting in the client's own retries."""
     with LoopbackHub() as server:
         connect(monkeypatch, server, tmp_path / "cache")
-        monkeypatch.setattr("hf_infinite_lr.hub.publisher._SILENCE_SECONDS", 0.5)
+        monkeypatch.setattr("hf_infinite_lr.hub.silence._SILENCE_SECONDS", 0.5)
         yield server
 
 
@@ -180,7 +180,7 @@ def test_the_faults_are_at_every_call_that_is_made(hub, queue):
 
 @pytest.mark.parametrize(("call", "after", "kinds"), CASES, ids=lambda value: str(value))
 def test_every_fault_at_every_call_costs_nothing_and_doubles_nothing(hub, queue, call, after, kinds, monkeypatch):
-    monkeypatch.setattr("hf_infinite_lr.hub.publisher._SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr("hf_infinite_lr.hub.silence._SILENCE_SECONDS", 0.2)
     for kind in kinds:
         named = {"kind": 429, "retry_after": 33} if kind == "429 with a time" else {"kind": kind}
         hub.fail(call, after=after, **named)
@@ -249,7 +249,7 @@ KILLS += [(call, after, "hang_done") for call in WRITES for after in range(TIMES
 
 @pytest.mark.parametrize(("call", "after", "kind"), KILLS)
 def test_a_kill_at_every_call_costs_nothing_and_doubles_nothing(hub, queue, call, after, kind, monkeypatch):
-    monkeypatch.setattr("hf_infinite_lr.hub.publisher._SILENCE_SECONDS", 60.0)
+    monkeypatch.setattr("hf_infinite_lr.hub.silence._SILENCE_SECONDS", 60.0)
     hub.fail(call, kind, after=after)
     child = multiprocessing.get_context("fork").Process(target=_send_with_a_client_of_its_own, args=(queue,))
     child.start()

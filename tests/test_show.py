@@ -451,7 +451,7 @@ def test_a_run_that_stops_early_and_keeps_its_start(small_recipe, capsys):
             r"methods\.attention_preserving cannot be used with DeepSpeed ZeRO-3",
         ),
         ("[]", [], r"is no Accelerate configuration"),
-        ("{deepspeed_config_file: BROKEN}", [], r"deepspeed: .*BROKEN is no JSON: Expecting"),
+        ("{deepspeed_config_file: BROKEN}", [], r"BROKEN is not valid JSON: Expecting"),
         (
             "{distributed_type: MULTI_GPU}",
             [],

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_infinite_lr.files import read_json
 from hf_infinite_lr.trainer.engine_rules import (
     check_beginning,
     check_deepspeed,
@@ -167,10 +167,7 @@ def _refuse_another_engine(config: Any, processes: int) -> None:
 def _deepspeed(config: Mapping[str, Any]) -> dict[str, Any]:
     """Accelerate's own names as DeepSpeed's; of a file of DeepSpeed's, its content."""
     if file := config.get("deepspeed_config_file"):
-        try:
-            content = json.loads(Path(file).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"deepspeed: {file} is no JSON: {error}.") from error
+        content: dict[str, Any] = read_json(Path(file))
         if "zero_optimization" not in content:
             raise ValueError(f"deepspeed: {file} lacks zero_optimization, without which Accelerate refuses it.")
         content["zero_optimization"].setdefault("stage", 0)

@@ -10,15 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from httpx2 import Client, HTTPError, Request, Timeout
+from httpx2 import HTTPError
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, GitRefs, HfApi
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
-from huggingface_hub.utils import _http, get_session
 
 from .card import WrittenCard, render_card
 from .contents import CARD, Contents, NotPublishableError, contents_of, refuse_secrets, secrets_of
 from .metadata import evaluation_entries
 from .queue import Publication, PublicationQueue
+from .silence import bound_silence
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +28,6 @@ CARD_FACTS = "card.json"
 _EVALUATION = ".eval_results/hf_infinite_lr.yaml"
 _STALE = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth")
 """Endings of weights and states that an earlier commit may have left where a loader would still find them."""
-
-_SILENCE_SECONDS = 300.0
-"""A server that says nothing for so long is given up for this attempt."""
 
 _LIBRARY = "hf_infinite_lr"
 
@@ -77,7 +74,7 @@ class Publisher:
             NotPublishableError: what trying again cannot mend.
             HTTPError, OSError: of the client.
         """
-        _bound_silence()
+        bound_silence()
         files, is_release = self.files(publication), publication.kind == "release"
         card = self.card(publication, publication.repo_id) if is_release else {}
         repo_id = self._api.create_repo(publication.repo_id, private=publication.private, exist_ok=True).repo_id
@@ -119,7 +116,7 @@ class Publisher:
             publication ([`Publication`]): What was sent.
             repo_id (`str`): The repository's full name.
         """
-        _bound_silence()
+        bound_silence()
         try:
             return _tagged(publication, self._api.list_repo_refs(repo_id)) is None
         except RepositoryNotFoundError as error:  # also of one that this token may not see
@@ -289,43 +286,6 @@ def _read_here(publication: Publication) -> Iterator[None]:
         if not isinstance(error, (ValueError, OSError)):
             logger.warning("%s cannot be read", publication.folder, exc_info=True)
         raise NotPublishableError(f"{publication.folder} cannot be read: {type(error).__name__}: {error}") from error
-
-
-def _bound_silence() -> None:
-    """Gives requests a timeout that have none.
-
-    The client sets none, and no argument reaches its paged listings. Its uploads to the large file storage do not even
-    carry our name, so whatever the process asks of the client from now on is bounded where it was not. After a failed
-    connection the client makes itself another session, by the factory that it or the user has set.
-    `set_client_factory` would close the session, and with it what other threads are reading.
-    """
-    factory = _http._GLOBAL_CLIENT_FACTORY
-    if not isinstance(factory, _Bounded):
-        _http._GLOBAL_CLIENT_FACTORY = _Bounded(factory)
-        _bound(get_session())
-
-
-class _Bounded:
-    """A factory of clients whose requests all have a timeout."""
-
-    def __init__(self, factory: Callable[[], Client]) -> None:
-        self._factory = factory
-
-    def __call__(self) -> Client:
-        return _bound(self._factory())
-
-
-def _bound(session: Client) -> Client:
-    hooks = session.event_hooks
-    if _set_timeout not in hooks["request"]:
-        hooks["request"].append(_set_timeout)
-        session.event_hooks = hooks
-    return session
-
-
-def _set_timeout(request: Request) -> None:
-    if not any(request.extensions.get("timeout", {}).values()):
-        request.extensions["timeout"] = Timeout(_SILENCE_SECONDS).as_dict()
 
 
 def releases_of(output_dir: Path, tasks: Sequence[str]) -> list[str]:
