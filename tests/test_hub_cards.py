@@ -15,8 +15,10 @@ from loopback_hub import card_faults
 from hf_infinite_lr.hub import render_card
 from hf_infinite_lr.hub.card import code, text
 from hf_infinite_lr.hub.contents import NotPublishableError, contents_of, secrets_of, without_paths
-from hf_infinite_lr.hub.facts import LARGEST_TABLE, changed_settings, hub_id, model_facts, release_facts
+from hf_infinite_lr.hub.facts import release_facts
 from hf_infinite_lr.hub.metadata import evaluation_entries
+from hf_infinite_lr.hub.saved_model import hub_id, model_facts
+from hf_infinite_lr.hub.settings import LARGEST_TABLE, changed_settings
 from hf_infinite_lr.hub.templates import template_folder
 from hf_infinite_lr.metrics import TaskMatrix
 from hf_infinite_lr.report.run import Run

@@ -306,7 +306,7 @@ def test_a_card_that_cannot_be_rendered_costs_the_training_nothing(tiny, tmp_pat
     trainer = tiny.run(tmp_path / "lm", tiny.data("a"))
     card = (tmp_path / "lm" / "releases" / "01-a" / "README.md").read_text()
     assert "A causal language model (`MAEForCausalLM`)" in card
-    monkeypatch.setattr("hf_infinite_lr.hub.facts._kind", lambda *given: "unheard of")
+    monkeypatch.setattr("hf_infinite_lr.hub.saved_model._kind", lambda *given: "unheard of")
     trainer = tiny.run(tmp_path / "odd", tiny.data("a"))
     assert trainer.state.global_step == 8
     assert tiny.weights(tmp_path / "odd" / "releases" / "01-a")

@@ -4,10 +4,12 @@ from .background import BackgroundSender
 from .card import render_card
 from .contents import BASE, CARD, RECIPE, NotPublishableError, without_paths
 from .download import fetch_trunk, is_hub_revision
-from .facts import changed_settings, model_facts, release_facts
+from .facts import release_facts
 from .publisher import CARD_FACTS, Publisher, read_facts, releases_of
 from .queue import Publication, PublicationQueue, check_repo_id, weights_digest
+from .saved_model import model_facts
 from .sending import Left, left_sentence, send_queue
+from .settings import changed_settings
 
 __all__ = [
     "BASE",

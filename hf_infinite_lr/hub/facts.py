@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, asdict, fields
-from enum import Enum
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 
 from hf_infinite_lr.merging import MergeSettings
 from hf_infinite_lr.methods.joint import JOINT
@@ -18,17 +13,12 @@ from hf_infinite_lr.metrics import DESCRIPTIONS, HEADLINE, TaskMatrix, summary
 from hf_infinite_lr.report.run import Run
 from hf_infinite_lr.report.screen import SHORT, matrix_rows
 
-from .contents import BASE, is_local_path
 from .queue import tag_of
-
-LARGEST_TABLE = 12
-"""Tasks and columns that a card lists; of more, the first and the last are listed."""
+from .saved_model import hub_id
+from .settings import LARGEST_TABLE, brief
 
 _SCHEMA_VERSION = 1
 _OF_THE_TASK = ("name", "directory", "num_samples", "start_step", "branch_step", "end_step")
-_NOT_SETTINGS = ("output_dir", "logging_dir", "run_name", "report_to", "disable_tqdm", "debug", "overwrite_output_dir")
-_TOLD_ELSEWHERE = ("methods", "merge", "peft_type", "task_type", "base_model_name_or_path", "peft_version")
-_NOT_SETTINGS_BEGIN = ("hub_", "push_", "resume_", "trackio_", "lr_scheduler_", "logging_first", "project", "do_")
 
 
 def release_facts(
@@ -97,112 +87,6 @@ def _as_given(output_dir: Path) -> str:
     return " ".join(str(output_dir if inside else output_dir.resolve().name).split())
 
 
-def model_facts(
-    folder: Path,
-    model_class: str,
-    base_class: str,
-    *,
-    num_parameters: int,
-    num_trained: int,
-    base_model: str | None,
-    base_revision: str | None = None,
-) -> dict[str, Any]:
-    """What the saved model is.
-
-    Args:
-        folder (`Path`): The release.
-        model_class (`str`): Of the model that was trained.
-        base_class (`str`): Of the model below its adapter; without one the same.
-        num_parameters (`int`): All, frozen ones included.
-        num_trained (`int`): Those that are not frozen.
-        base_model (`str`, *optional*): What it was loaded from: a Hub id or a local path.
-        base_revision (`str`, *optional*): Of it on the Hub; an adapter names its own.
-    """
-    adapter = _read(folder / "adapter_config.json")
-    config = _read((folder / BASE if adapter else folder) / "config.json") or {}
-    base, revision = (base_model, base_revision)
-    if adapter:
-        base, revision = adapter.get("base_model_name_or_path"), adapter.get("revision")
-    return {
-        "class": model_class,
-        "base_class": base_class,
-        "type": config.get("model_type"),
-        "kind": "adapter" if adapter else _kind(config, model_class),
-        "causal": model_class.endswith(("ForCausalLM", "LMHeadModel")),
-        "num_parameters": num_parameters,
-        "num_trained": num_trained,
-        "base_model": hub_id(base),
-        "base_revision": revision if hub_id(base) else None,
-        "from_scratch": not base,
-        "has_config": bool(config),
-        "has_tokenizer": (folder / "tokenizer_config.json").exists(),
-        "image": [config.get("num_channels"), config.get("image_size")] if "image_size" in config else None,
-    }
-
-
-def _kind(config: Mapping[str, Any], model_class: str) -> str:
-    if config.get("model_type") == "vit_mae":
-        return "mae"
-    return "lm" if model_class.endswith(("ForCausalLM", "LMHeadModel")) else "model"
-
-
-def hub_id(name: str | None) -> str | None:
-    """A name if it can be an id on the Hub; None for paths, also relative ones that exist here.
-
-    >>> hub_id("EleutherAI/pythia-160m"), hub_id("/data/llama"), hub_id("./llama"), hub_id("")
-    ('EleutherAI/pythia-160m', None, None, None)
-    """
-    if not name or is_local_path(name) or Path(name).exists():
-        return None
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return None
-    return name
-
-
-def changed_settings(args: Any) -> dict[str, Any]:
-    """Arguments that differ from the defaults of their class, without names of places, accounts and loggers.
-
-    Args:
-        args: A dataclass of arguments, such as `TrainingArguments` or `peft.LoraConfig`.
-    """
-    changed = {}
-    for item in fields(args):
-        value = getattr(args, item.name)
-        value = value.value if isinstance(value, Enum) else value
-        default = item.default_factory() if item.default_factory is not MISSING else item.default
-        if item.name in (*_NOT_SETTINGS, *_TOLD_ELSEWHERE) or item.name.startswith(_NOT_SETTINGS_BEGIN):
-            continue
-        if value is None or "token" in item.name or not _is_plain(value):
-            continue
-        if value != default and (value or default is not None):
-            changed[item.name] = _brief(value)
-    return changed
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether a value can stand on a card: no object, and no path."""
-    if isinstance(value, dict):
-        return all(_is_plain(item) for pair in value.items() for item in pair)
-    if isinstance(value, (list, tuple, set)):
-        return all(map(_is_plain, value))
-    if isinstance(value, str):
-        return "/" not in value and not is_local_path(value)
-    return value is None or isinstance(value, (bool, int, float))
-
-
-def _brief(value: Any) -> Any:
-    """A value with long lists cut in the middle."""
-    if isinstance(value, dict):
-        return {key: _brief(item) for key, item in value.items()}
-    if not isinstance(value, (list, tuple, set)):
-        return value
-    items = sorted(value) if isinstance(value, set) else list(value)
-    half = LARGEST_TABLE // 2
-    return items if len(items) <= LARGEST_TABLE else [*items[:half], "...", *items[-half:]]
-
-
 def _run_settings(run: Run) -> dict[str, Any]:
     names, settings = ("global_batch_size", "seed", "data_seed"), run.state.get("settings") or {}
     found = {name: settings[name] for name in names if name in settings}
@@ -222,10 +106,6 @@ def _ways(run: Run, place: int) -> dict[str, Any]:
         "methods": dict(settings.get("methods") or {}),
         "merge": asdict(MergeSettings(**merge)) if merged else None,
     }
-
-
-def _read(file: Path) -> dict[str, Any] | None:
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
 def _shortened(rows: list[Any]) -> list[Any]:
@@ -311,7 +191,7 @@ def _schedule(run: Run, place: int) -> dict[str, Any]:
         "name": schedule["name"],
         "peak": schedule.get("learning_rate"),
         "constant": constant[0] if constant and schedule["name"] == "infinite" else None,
-        "arguments": _brief({**schedule.get("arguments", {}), "warmup_steps": schedule.get("warmup_steps")}),
+        "arguments": brief({**schedule.get("arguments", {}), "warmup_steps": schedule.get("warmup_steps")}),
         "phase": last[-1]["name"] if last else None,
         "rate": last[-1]["end_rate"] if last else (logged[-1] if logged else None),
         "anneal_budget": run.state.get("settings", {}).get("anneal_budget"),
